@@ -1,0 +1,191 @@
+"""The verbs that change a disk, durably; every such system call goes through a `Disk`.
+
+What counts as durable here, and where it is known from:
+
+- a file's data is durable after fsync of the file, its name only after fsync of its directory: fsync(2), and Pillai et
+  al., "All File Systems Are Not Created Equal" (OSDI 2014);
+- a descriptor whose fsync failed is never fsynced again: the second call returns 0 while the data is gone: Rebello et
+  al., "Can Applications Recover from fsync Failures?" (ATC 2020);
+- on macOS fsync leaves the data in the drive's cache, and fcntl(F_FULLFSYNC) does not: fsync(2) of macOS.
+
+This file does not know what the bytes are. Its functions block: they run in worker threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol
+
+from ...errors import BackendError, OutcomeUnknownError, SwooshError
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Disk", "OsDisk", "Step", "make_directory", "open_directory", "write_all"]
+
+_GATHER_BYTES = 1 << 18
+
+
+class Disk(Protocol):
+    """Each system call that changes the disk, with its own name and meaning; names are relative to `dir_fd`."""
+
+    def open(self, name: str, flags: int, mode: int, dir_fd: int) -> int: ...
+    def mkdir(self, path: str, mode: int) -> None: ...
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int: ...
+    def fchmod(self, fd: int, mode: int) -> None: ...
+    def ftruncate(self, fd: int, length: int) -> None: ...
+    def fsync(self, fd: int) -> None: ...
+    def close(self, fd: int) -> None: ...
+    def link(self, source: str, target: str, dir_fd: int) -> None: ...
+    def rename(self, source: str, target: str, dir_fd: int) -> None: ...
+    def unlink(self, name: str, dir_fd: int) -> None: ...
+
+
+class OsDisk:
+    """The operating system's own calls."""
+
+    def open(self, name: str, flags: int, mode: int, dir_fd: int) -> int:
+        return os.open(name, flags, mode, dir_fd=dir_fd)
+
+    def mkdir(self, path: str, mode: int) -> None:
+        os.mkdir(path, mode)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def fchmod(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode)
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def fsync(self, fd: int) -> None:
+        """fsync, to the medium: with F_FULLFSYNC where there is one, unless the file system does not know it."""
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        if full is not None:
+            try:
+                fcntl.fcntl(fd, full)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                    raise
+            else:
+                return
+        os.fsync(fd)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def link(self, source: str, target: str, dir_fd: int) -> None:
+        os.link(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+
+    def rename(self, source: str, target: str, dir_fd: int) -> None:
+        os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    def unlink(self, name: str, dir_fd: int) -> None:
+        os.unlink(name, dir_fd=dir_fd)
+
+
+class Step:
+    """A context that turns a system error into one that names the step and the path.
+
+    Args:
+        name: The step, such as ``fsync snapshot``.
+        path: What it works on.
+        unknown: Whether the step may have taken effect although it failed.
+    """
+
+    __slots__ = ("_name", "_path", "_unknown")
+
+    def __init__(self, name: str, path: str, *, unknown: bool = False) -> None:
+        self._name = name
+        self._path = path
+        self._unknown = unknown
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, SwooshError):
+            make = OutcomeUnknownError if self._unknown and error.errno not in _REFUSED else BackendError
+            raise make(self._name, self._path, errno=error.errno, detail=error.strerror or str(error)) from error
+
+
+_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""A full disk refuses a change of its directory as a whole: it did not happen, and may be tried again."""
+
+
+def open_directory(path: str) -> int:
+    """A descriptor of that directory.
+
+    Raises:
+        OSError: As open(2).
+    """
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def make_directory(disk: Disk, path: str) -> None:
+    """Make the directory and its missing parents (0o755), and all their names durable.
+
+    The parent of the deepest directory that is already there is fsynced too: whoever made it may have been killed
+    before that. Each is fsynced before the next is made, so that there is never more than one such.
+
+    Raises:
+        OSError: As mkdir(2), open(2) and fsync(2).
+    """
+    missing: list[str] = []
+    there = path
+    while not os.path.isdir(there):
+        missing.append(there)
+        there = os.path.dirname(there)
+    _fsync_directory(disk, os.path.dirname(there))
+    for directory in reversed(missing):
+        try:
+            disk.mkdir(directory, 0o755)
+        except FileExistsError:
+            if not os.path.isdir(directory):
+                raise
+        _fsync_directory(disk, os.path.dirname(directory))
+
+
+def _fsync_directory(disk: Disk, path: str) -> None:
+    try:
+        fd = open_directory(path)
+    except PermissionError:  # whoever made the directory below could read this one; we cannot, and did not make it
+        return
+    try:
+        disk.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(disk: Disk, fd: int, pieces: Iterable[bytes], offset: int) -> int:
+    """Write all pieces from `offset` on, small ones together, and return the offset of the end; short writes go on.
+
+    Raises:
+        OSError: As pwrite(2).
+    """
+    gathered: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= _GATHER_BYTES:
+            offset = _write(disk, fd, b"".join(gathered) if len(gathered) > 1 else gathered[0], offset)
+            gathered, size = [], 0
+    return _write(disk, fd, b"".join(gathered), offset) if gathered else offset
+
+
+def _write(disk: Disk, fd: int, data: bytes, offset: int) -> int:
+    written = disk.pwrite(fd, data, offset)
+    while written < len(data):
+        more = disk.pwrite(fd, data[written:], offset + written)
+        if more == 0:
+            raise OSError(errno.EIO, "pwrite wrote nothing")
+        written += more
+    return offset + written

@@ -1,0 +1,306 @@
+"""Snapshots of one path: the path is always the latest, and older generations stay beside it as immutable files.
+
+A save, in one call, relative to one directory descriptor:
+
+    lock → compare with the stored position → create temp → write → fsync temp → link the generation (keep > 1)
+    → rename over the path → close → fsync directory → probe → acknowledged → remove older generations
+
+The rename is before the directory's fsync, for it is the rename that the fsync is to make durable. Up to the rename a
+failure leaves everything as it was; from it on, the outcome is unknown, and nothing is rolled back.
+
+This file does not know what is in a snapshot; the blob tells it the position of what is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+
+from ...errors import (
+    BackendError,
+    CorruptSnapshotError,
+    LimitExceededError,
+    OutcomeUnknownError,
+    SnapshotNotFoundError,
+    StaleSnapshotError,
+)
+from ..base import Blob, Position, SnapshotBackend, Source, Stored
+from ._directory import Directory, Home
+from ._disk import Disk, OsDisk, Step, write_all
+from ._lock import FileLock
+from ._source import FileSource, Identity, identity_of
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["LOCK_TIMEOUT_S", "MAX_FILE_BYTES", "Generations"]
+
+LOCK_TIMEOUT_S = 10.0
+"""How long a save waits for a writer in another process, in seconds, unless told otherwise."""
+
+MAX_FILE_BYTES = 4 << 30
+"""The largest snapshot file that is written or read, unless told otherwise."""
+
+_MODE = 0o600
+
+_log = logging.getLogger("swoosh_async")
+
+
+class _Current:
+    """What a save finds under its path.
+
+    Attributes:
+        mode: The permissions of what is there; None where nothing is.
+        position: Its position; None where nothing is, or it is damaged.
+        damaged: Whether it is to be set aside.
+    """
+
+    def __init__(self, mode: int | None = None, position: Position | None = None, *, damaged: bool = False) -> None:
+        self.mode = mode
+        self.position = position
+        self.damaged = damaged
+
+
+class Generations(SnapshotBackend):
+    """The snapshots of one path on a local file system.
+
+    Args:
+        path: The latest snapshot's path. A symlink there is followed once, when it is first used.
+        mode: The permissions of the files; None for 0600, or those of the file that is replaced.
+        lock_timeout_s: How long a write waits for a writer in another process, in seconds.
+        max_file_bytes: The largest snapshot that is written or read.
+        disk: The system calls that change the disk; None for the operating system's own.
+
+    Raises:
+        ValueError: The path has no file name.
+        BackendError: The system is Windows, which has neither a directory's fsync nor flock.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mode: int | None = None,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        disk: Disk | None = None,
+    ) -> None:
+        given = os.fspath(path)
+        if sys.platform == "win32":
+            raise BackendError("open snapshot store", given, detail="Windows cannot make a rename durable")
+        if os.path.basename(given) in ("", ".", ".."):
+            raise ValueError("the path of a snapshot must end in a file name")
+        self._disk: Disk = disk if disk is not None else OsDisk()
+        self._home = Home(os.path.abspath(given), self._disk)
+        self._mode = mode
+        self._lock_timeout_s = lock_timeout_s
+        self._max_file_bytes = max_file_bytes
+        self._swept = False
+        self._durable: Identity | None = None
+
+    @property
+    def where(self) -> str:
+        return self._home.path
+
+    # ------------------------------------------------------------------ write
+
+    def put(self, blob: Blob, *, keep: int, allow_rollback: bool) -> Stored:
+        with self._home.open(create=True) as here, self._lock(here) as lock:
+            first = not self._swept
+            if first:
+                here.sweep()
+            current = self._current(blob, here, allow_rollback=allow_rollback)
+            stored = self._replace(blob, current, here, lock, keeps=keep > 1)
+            if first or keep > 1:
+                self._remove_surplus(here, keep)
+            self._swept = True
+            return stored
+
+    def _current(self, blob: Blob, here: Directory, *, allow_rollback: bool) -> _Current:
+        """What stands under the path, once it is clear that `blob` may replace it."""
+        source = here.open_file(here.names.latest, "read snapshot header")
+        if source is None:
+            return _Current()
+        with source:
+            mode = stat.S_IMODE(source.facts.st_mode) & 0o777
+            try:
+                position = blob.position_of(source)
+                if position > blob.position and not allow_rollback:
+                    blob.verify(source)  # a damaged index must not keep newer snapshots out
+                    raise StaleSnapshotError(self.where, index=blob.position, stored=position)
+            except CorruptSnapshotError as error:
+                _log.warning("%s is damaged (%s) and will be set aside", self.where, error.reason)
+                return _Current(mode, damaged=True)
+            return _Current(mode, position)
+
+    def _replace(self, blob: Blob, current: _Current, here: Directory, lock: FileLock, *, keeps: bool) -> Stored:
+        temp, fd = self._create_temp(here, self._mode or current.mode or _MODE)
+        made = [temp]
+        try:
+            size = self._write(blob, fd, here.path_of(temp))
+            name = here.names.latest
+            for source, target in self._links(blob, current, here, temp, keeps=keeps):
+                with Step("link snapshot generation", here.path_of(target)):
+                    self._disk.link(source, target, here.fd)
+                if source == temp:
+                    made.append(target)
+                    name = target
+            with Step("rename snapshot", self.where, unknown=True):
+                self._disk.rename(temp, here.names.latest, here.fd)
+            durable = identity_of(os.fstat(fd))
+        except BaseException as error:
+            here.take_back([temp] if isinstance(error, OutcomeUnknownError) else made)
+            os.close(fd)
+            raise
+        with Step("close snapshot temp file", self.where, unknown=True):
+            self._disk.close(fd)
+        with Step("fsync snapshot directory", here.path, unknown=True):
+            self._disk.fsync(here.fd)
+        with Step("probe snapshot directory", here.path, unknown=True):
+            lock.probe()
+        self._durable = durable
+        return Stored(name, size)
+
+    def _create_temp(self, here: Directory, mode: int) -> tuple[str, int]:
+        """A new temp file, which no sweeper takes for a dead writer's: it is locked for as long as it is open."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with Step("create temp snapshot", self.where):
+            while True:
+                temp = f"snapshot-{secrets.token_hex(8)}.tmp"
+                fd = self._disk.open(temp, flags, _MODE, here.fd)
+                try:
+                    if mode != _MODE:
+                        self._disk.fchmod(fd, mode)
+                    fcntl.flock(fd, fcntl.LOCK_EX)  # waits for a sweeper's unlink at most
+                    if os.fstat(fd).st_nlink:
+                        return temp, fd
+                except BaseException:
+                    here.take_back([temp])
+                    os.close(fd)
+                    raise
+                os.close(fd)
+
+    def _write(self, blob: Blob, fd: int, path: str) -> int:
+        bound = self._max_file_bytes
+
+        def bounded() -> Iterator[bytes]:
+            size = blob.head_bytes
+            for piece in blob.body():
+                size += len(piece)
+                if size > bound:
+                    raise LimitExceededError(self.where, limit="max_file_bytes", found=None, bound=bound)
+                yield piece
+
+        with Step("write snapshot", path):
+            size = write_all(self._disk, fd, bounded(), blob.head_bytes)
+            write_all(self._disk, fd, (blob.head(),), 0)
+        with Step("fsync snapshot", path):
+            self._disk.fsync(fd)
+        return size
+
+    def _links(
+        self, blob: Blob, current: _Current, here: Directory, temp: str, *, keeps: bool
+    ) -> Iterator[tuple[str, str]]:
+        """The names to give before the rename: to what it would lose, and to the new snapshot."""
+        latest = here.names.latest
+        if current.damaged:
+            yield latest, here.names.corrupt(secrets.token_hex(4))
+        if keeps:
+            generations, named = here.generations()
+            number = here.names.next_number(generations)
+            if current.position is not None and named is None:
+                yield latest, here.names.generation(number, current.position).name
+                number += 1
+            yield temp, here.names.generation(number, blob.position).name
+
+    def prune(self, keep: int) -> Sequence[str]:
+        try:
+            with self._home.open(create=False) as here, self._lock(here):
+                return self._prune(here, keep)
+        except SnapshotNotFoundError:
+            return ()
+
+    def _prune(self, here: Directory, keep: int) -> list[str]:
+        generations, latest = here.generations()
+        surplus = here.names.surplus(generations, latest, keep)
+        for generation in surplus:
+            with Step("remove snapshot generation", here.path_of(generation.name)):
+                self._disk.unlink(generation.name, here.fd)
+        return [g.name for g in surplus]
+
+    def _remove_surplus(self, here: Directory, keep: int) -> None:
+        """Prune behind an acknowledged save, whose success does not depend on it: the next save tries again."""
+        try:
+            self._prune(here, keep)
+        except OSError as error:
+            _log.warning("older generations stay for now: %s", error)
+
+    def _lock(self, here: Directory) -> FileLock:
+        name = here.names.lock
+        mode = _MODE if self._mode is None else self._mode
+        path = here.path_of(name)
+        return FileLock(self._disk, name, here.fd, path=path, mode=mode, timeout_s=self._lock_timeout_s)
+
+    # ------------------------------------------------------------------ read
+
+    def open(self, name: str | None = None) -> Source:
+        with self._home.open(create=False) as here:
+            source = self._find(here, name)
+            try:
+                if source.size_bytes > self._max_file_bytes:
+                    raise LimitExceededError(
+                        source.path, limit="max_file_bytes", found=source.size_bytes, bound=self._max_file_bytes
+                    )
+                self._make_durable(source, here)
+            except BaseException:
+                source.close()
+                raise
+            return source
+
+    def _find(self, here: Directory, name: str | None) -> FileSource:
+        names = here.names
+        ours = name is None or name == names.latest or names.parse(name) is not None
+        source = here.open_file(name or names.latest, "open snapshot") if ours else None
+        if source is not None:
+            return source
+        others = tuple(g.name for g in here.generations()[0]) if name is None else ()
+        raise SnapshotNotFoundError(self.where, others=others, detail=name or "")
+
+    def _make_durable(self, source: FileSource, here: Directory) -> None:
+        """Make what another process may have left unfinished survive a power cut, before anybody acts on it."""
+        identity = identity_of(source.facts)
+        if identity == self._durable:
+            return
+        with Step("fsync snapshot", source.path):
+            self._disk.fsync(source.fd)
+        with Step("fsync snapshot directory", here.path):
+            self._disk.fsync(here.fd)
+        self._probe(here)
+        if source.name == here.names.latest:
+            self._durable = identity
+
+    def _probe(self, here: Directory) -> None:
+        """As a writer does; left to writers where there is no lock file yet, or it is not for this reader to open."""
+        try:
+            fd = os.open(here.names.lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.fd)
+        except OSError:
+            return
+        try:
+            with Step("probe snapshot directory", here.path):
+                self._disk.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+    def names(self) -> Sequence[str]:
+        try:
+            with self._home.open(create=False) as here:
+                generations, latest = here.generations()
+                kept = [g.name for g in here.names.kept(generations, latest)]
+                unnamed = latest is None and here.exists(here.names.latest)
+                return [here.names.latest, *kept] if unnamed else kept
+        except SnapshotNotFoundError:
+            return ()

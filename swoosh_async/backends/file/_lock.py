@@ -1,0 +1,113 @@
+"""One writer at a time: flock on an empty file of our own, which is never unlinked.
+
+flock, not POSIX locks, which any close of the file anywhere in the process drops. Never unlinked, for whoever waits on
+the old inode and whoever makes a new one would both hold "the" lock. Unlocked explicitly, not only by close: a child
+that was forked meanwhile has a copy of the descriptor, and would keep the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from ...errors import LockedError
+from ._disk import Disk, Step
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["FileLock"]
+
+_LOCK_LINE = re.compile(r"\d+: FLOCK +\S+ +\S+ +(?P<pid>[1-9]\d*) (?P<inode>\S+) ")
+_FIRST_WAIT_S = 0.0002
+_LONGEST_WAIT_S = 0.005
+
+
+class FileLock:
+    """A context in which this is the only writer.
+
+    Args:
+        disk: Where the lock file is made.
+        name: The lock file's name.
+        dir_fd: The directory in which it stands.
+        path: The lock file's whole path, for messages.
+        mode: The lock file's permissions when it is made.
+        timeout_s: How long to wait for another holder, in seconds.
+    """
+
+    def __init__(self, disk: Disk, name: str, dir_fd: int, *, path: str, mode: int, timeout_s: float) -> None:
+        self._disk = disk
+        self._name = name
+        self._dir_fd = dir_fd
+        self._path = path
+        self._mode = mode
+        self._timeout_s = timeout_s
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with Step("lock snapshot", self._path):
+            self._fd = self._disk.open(self._name, flags, self._mode, self._dir_fd)
+            try:
+                self._wait()
+            except BaseException:
+                os.close(self._fd)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
+
+    def probe(self) -> None:
+        """Ask the file system whether it still writes, at the price of one system call.
+
+        When a neighbour's fsync meets an I/O error in the file system's own log between our rename and our fsync of the
+        directory, that fsync returns 0 on ext4 and XFS although the rename is gone after the next boot. Truncating an
+        empty file to nothing starts a transaction, which fails in that case; it needs no room, so a full disk does not.
+
+        Raises:
+            OSError: It does not.
+        """
+        self._disk.ftruncate(self._fd, 0)
+
+    def _wait(self) -> None:
+        if _take(self._fd):
+            return
+        begun = time.monotonic()
+        wait_s = _FIRST_WAIT_S
+        while (waited_s := time.monotonic() - begun) < self._timeout_s:
+            time.sleep(min(wait_s, self._timeout_s - waited_s))
+            if _take(self._fd):
+                return
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        pid = _holder(self._fd)
+        host = socket.gethostname() if pid is not None else None
+        raise LockedError(self._path, pid=pid, host=host, waited_s=self._timeout_s)
+
+
+def _take(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(fd: int) -> int | None:
+    """The pid of the process that holds the lock, as Linux tells it in /proc/locks: proc_locks(5)."""
+    facts = os.fstat(fd)
+    inode = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    try:
+        with open("/proc/locks", encoding="ascii") as lines:
+            found = [match for line in lines if (match := _LOCK_LINE.match(line)) and match["inode"] == inode]
+    except OSError:
+        return None
+    return next((int(match["pid"]) for match in found), None)

@@ -1,0 +1,48 @@
+"""An open snapshot file: a regular file, read without a shared position, and told apart from any other content."""
+
+from __future__ import annotations
+
+import os
+
+from ..base import Source
+from ._disk import Step
+
+__all__ = ["READ_FLAGS", "FileSource", "Identity", "identity_of"]
+
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+"""A FIFO of that name does not hang the reader, and a symlink is not followed."""
+
+Identity = tuple[int, int, int, int]
+
+
+class FileSource(Source):
+    """An open regular file.
+
+    Args:
+        fd: Its descriptor, which is closed with it.
+        name: Its name in its directory.
+        path: Its whole path, for messages.
+        facts: What fstat(2) says of it.
+    """
+
+    def __init__(self, fd: int, name: str, path: str, facts: os.stat_result) -> None:
+        self.fd = fd
+        self.name = name
+        self.path = path
+        self.facts = facts
+        self.size_bytes = facts.st_size
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        done = 0
+        with Step("read snapshot", self.path):
+            while done < len(buffer) and (n := os.preadv(self.fd, [buffer[done:]], offset + done)):
+                done += n
+        return done
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def identity_of(facts: os.stat_result) -> Identity:
+    """What tells this very content from any other that may come to stand under its name."""
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -1,0 +1,449 @@
+"""Snapshots to bytes and back.
+
+Encoding: isolate, encode canonically, decode again and compare, add up the checksum. Decoding: the checksum over every
+byte first, then the format version, then the schema version, then the state, as its declared type and strictly.
+
+This file is pure: where the bytes come from and go to is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast
+
+import msgspec
+
+from ..errors import (
+    CorruptSnapshotError,
+    FormatVersionError,
+    InvalidStateError,
+    LimitExceededError,
+)
+from ..models import Cursor, Snapshot
+from . import _zstd
+from ._canonical import Canonical
+from ._depth import check_depth
+from ._envelope import FORMAT, HEADER_BYTES, Checksum, Frame, Head, Header, digits_of, frame_of, read_header
+from ._migrations import Migration, Migrations
+from ._plan import Plan
+from ._roundtrip import DECODE_ERRORS, RoundTrip
+from ._wire import DecodeHook, Hook, Json, MessagePack, Wire, WireFormat
+
+__all__ = ["MAX_DECODED_BYTES", "CodecOptions", "Decoded", "EncodedSnapshot", "Facts", "SnapshotCodec"]
+
+S = TypeVar("S")
+
+MAX_DECODED_BYTES = 4 << 30
+"""The largest envelope that is decompressed, unless told otherwise."""
+
+_PIECE_BYTES = 1 << 20
+_LEGACY_KEYS = frozenset({"checksum", "format", "schema_version"})
+
+
+class CodecOptions(TypedDict, total=False):
+    """The keyword arguments of `SnapshotCodec`, as stores pass them on."""
+
+    format: WireFormat
+    compression: Literal["zstd"] | None
+    schema_version: int
+    migrations: Iterable[Migration]
+    enc_hook: Hook | None
+    dec_hook: DecodeHook | None
+    verify: bool
+    max_decoded_bytes: int
+
+
+class _Stored(Protocol):
+    """Stored bytes, as far as they are looked at here; backends call it a source."""
+
+    name: str
+    size_bytes: int
+
+    def read(self, offset: int, size: int) -> bytes: ...
+    def read_into(self, buffer: memoryview, offset: int) -> int: ...
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a stored snapshot says of itself, besides its state.
+
+    Attributes:
+        cursor: The index and the timestamp up to which events are in it.
+        checksum: ``sha256:`` and 64 hexadecimal digits; "" where it carries none, as a file of the Go package.
+        schema_version: The state's schema version.
+        format: The wire format.
+        compression: How it is compressed.
+        size_bytes: How long it is, as it is stored.
+    """
+
+    cursor: Cursor
+    checksum: str
+    schema_version: int
+    format: WireFormat
+    compression: Literal["zstd"] | None
+    size_bytes: int
+
+
+class Decoded(msgspec.Struct, Generic[S], frozen=True):
+    """A snapshot, and what its bytes said of it.
+
+    Attributes:
+        snapshot: The snapshot.
+        facts: What its bytes said; every byte was checked unless `facts.checksum` is "".
+    """
+
+    snapshot: Snapshot[S]
+    facts: Facts
+
+
+class _Opened(msgspec.Struct):
+    """Verified bytes on the way to a state."""
+
+    header: Header
+    facts: Facts
+    state: memoryview
+
+
+class EncodedSnapshot:
+    """A snapshot on its way to a backend: a body in pieces, and a head with the checksum, which is known last.
+
+    Iterating it gives all of the file's bytes in pieces, the head first, and holds them in memory meanwhile; a backend
+    that can write the head last asks for `body()` and then for `head()`.
+    """
+
+    def __init__(
+        self, codec: SnapshotCodec[Any], cursor: Cursor, head: Head, body: Callable[[], Iterable[bytes]], *, eager: bool
+    ) -> None:
+        self._codec = codec
+        self._head = head
+        self._body = body
+        self._checksum = Checksum(head.before, head.after)
+        self.cursor = cursor
+        self.eager = eager
+        """Whether the state could not be isolated by its type, and was encoded at once."""
+
+    @property
+    def position(self) -> Any:
+        """The index of the last event that is in it."""
+        return self.cursor.index
+
+    @property
+    def head_bytes(self) -> int:
+        """The length of the head."""
+        return len(self._head)
+
+    def body(self) -> Iterator[bytes]:
+        """The pieces that follow the head; encoded as they are asked for, and asked for once.
+
+        Raises:
+            InvalidStateError: The state would not come back as it is.
+        """
+        for piece in self._body():
+            self._checksum.update(piece)
+            yield piece
+
+    @property
+    def checksum(self) -> str:
+        """The checksum, once the body is exhausted."""
+        return f"sha256:{self._checksum.digits()}"
+
+    def head(self) -> bytes:
+        """The head, once the body is exhausted."""
+        return self._head.sealed(self._checksum.digits())
+
+    def __iter__(self) -> Iterator[bytes]:
+        body = list(self.body())
+        yield self.head()
+        yield from body
+
+    def position_of(self, stored: _Stored) -> Any:
+        """The position of a stored snapshot, by its head; see `SnapshotCodec.facts` for what it raises."""
+        return self._codec.facts(stored).cursor.index
+
+    def verify(self, stored: _Stored) -> None:
+        """Check every byte of a stored snapshot.
+
+        Raises:
+            CorruptSnapshotError: It is not what was written.
+        """
+        self._codec.verify(stored)
+
+
+class SnapshotCodec(Generic[S]):
+    """Encodes and decodes snapshots of one state type.
+
+    Equal snapshots give equal bytes: on every run, platform and hash seed (with compression: of every run with the same
+    version of zstd). What is encoded can be decoded, and comes back equal.
+
+    Args:
+        state_type: Any type that msgspec can encode and decode.
+        format: The wire format that is written; all are read.
+        compression: Whether what is written is compressed; both are read. Needs the extra ``[zstd]`` before Python
+            3.14.
+        schema_version: The version of the state's schema, ≥ 1; raise it with each change that older files do not fit.
+        migrations: The steps from older schema versions, made with `migration`.
+        enc_hook: As msgspec's: turns an object of a type that msgspec does not know into one that it does.
+        dec_hook: As msgspec's: the way back.
+        verify: Whether what is encoded is decoded again and compared before it counts as encoded.
+        max_decoded_bytes: The largest envelope that is decompressed.
+
+    Raises:
+        ValueError: The format or the compression is unknown, or the migrations do not lead to the schema version.
+        ModuleNotFoundError: There is no zstd on this machine, and it was asked for.
+        TypeError: msgspec does not support the type.
+    """
+
+    def __init__(
+        self,
+        state_type: type[S] | Any,
+        *,
+        format: WireFormat = "json",  # noqa: A002  the name that users know
+        compression: Literal["zstd"] | None = None,
+        schema_version: int = 1,
+        migrations: Iterable[Migration] = (),
+        enc_hook: Hook | None = None,
+        dec_hook: DecodeHook | None = None,
+        verify: bool = True,
+        max_decoded_bytes: int = MAX_DECODED_BYTES,
+    ) -> None:
+        if format not in ("json", "msgpack"):
+            raise ValueError('format must be "json" or "msgpack"')
+        if compression not in (None, "zstd"):
+            raise ValueError('compression must be None or "zstd"')
+        if compression == "zstd" and not _zstd.available():
+            raise ModuleNotFoundError("compression needs zstd: pip install 'swoosh-async[zstd]'")
+        self._format: WireFormat = format
+        self._compressed = compression is not None
+        self._migrations = Migrations(schema_version, migrations)
+        self._verify = verify
+        self._max_decoded_bytes = max_decoded_bytes
+        self._plan = Plan(state_type)
+        self._wires: dict[WireFormat, Wire] = {
+            "json": Json(enc_hook, dec_hook),
+            "msgpack": MessagePack(enc_hook, dec_hook),
+        }
+        self._roundtrips = {
+            name: RoundTrip(self._plan.root, Canonical(self._plan, wire), wire) for name, wire in self._wires.items()
+        }
+        self._wires[format].decoder(state_type)  # raises TypeError now, not at the first load
+
+    # ------------------------------------------------------------------ encode
+
+    def encode(self, snapshot: Snapshot[S]) -> EncodedSnapshot:
+        """The snapshot, as it is now, as an iterable of pieces.
+
+        A state whose type makes it a value, or a container of values, is encoded when the pieces are asked for; any
+        other is encoded at once.
+
+        Raises:
+            InvalidStateError: It is no snapshot, or (here or when the pieces are asked for) would not come back as it
+                is.
+        """
+        given: object = snapshot
+        if not isinstance(given, Snapshot):  # pyright: ignore[reportUnnecessaryIsInstance]  callers may be untyped
+            raise InvalidStateError("snapshot", f"must be a Snapshot, not a {type(given).__name__}")
+        cursor = snapshot.cursor
+        try:
+            head = Head(self._format, cursor.hlc, cursor.index, self.schema_version, compressed=self._compressed)
+        except UnicodeEncodeError:
+            raise InvalidStateError("last_applied_hlc", "holds a lone surrogate, which UTF-8 cannot express") from None
+        state, isolated = self._plan.isolate(snapshot.state)
+        if isolated:
+            return EncodedSnapshot(self, cursor, head, lambda: self._pieces(head, self._state(state)), eager=False)
+        encoded = list(self._state(state))
+        return EncodedSnapshot(self, cursor, head, lambda: self._pieces(head, encoded), eager=True)
+
+    @property
+    def schema_version(self) -> int:
+        """The schema version that is written."""
+        return self._migrations.schema_version
+
+    def _state(self, state: Any) -> Iterator[bytes]:
+        if self._plan.deep:
+            check_depth(state)
+        roundtrip = self._roundtrips[self._format]
+        encoded = roundtrip.encode(state)
+        if self._verify:
+            roundtrip.check(state, encoded)
+        yield encoded
+
+    def _pieces(self, head: Head, state: Iterable[bytes]) -> Iterator[bytes]:
+        """The body of the file: the state and what closes the envelope, compressed with all before it if so."""
+        envelope = (piece for pieces in ((head.inner,), state, (head.tail,)) for piece in pieces if piece)
+        return _zstd.compress(envelope) if self._compressed else envelope
+
+    # ------------------------------------------------------------------ decode
+
+    def decode(self, data: bytes | bytearray | memoryview, *, where: str = "snapshot") -> Decoded[S]:
+        """The snapshot that a file's bytes stand for, in whatever format; verified, all of it, before it is decoded.
+
+        A file of the Go package (three keys in any order, unknown ones beside them, no checksum) is decoded too; its
+        `facts.checksum` is "".
+
+        Args:
+            data: The whole file.
+            where: What it is called in messages.
+
+        Raises:
+            CorruptSnapshotError: It is not what was written, or does not decode as the state type.
+            FormatVersionError: Its envelope is newer than this reader.
+            SchemaVersionError: Its schema is newer than this reader's, or no migrations lead from it.
+            LimitExceededError: It decompresses to more than `max_decoded_bytes`.
+        """
+        opened = self._open(memoryview(data), where)
+        return Decoded(self._snapshot(opened, where), opened.facts)
+
+    def read(self, stored: _Stored) -> Decoded[S]:
+        """As `decode`, of stored bytes."""
+        return self.decode(_read_all(stored), where=stored.name)
+
+    def verify(self, stored: _Stored) -> Facts:
+        """Check every byte of a stored snapshot, without decoding its state; raises as `decode` does."""
+        return self.read_verified(stored)[1]
+
+    def read_verified(self, stored: _Stored) -> tuple[bytearray, Facts]:
+        """All bytes of a stored snapshot, as they are, every one checked; raises as `verify` does."""
+        data = _read_all(stored)
+        return data, self._open(memoryview(data), stored.name).facts
+
+    def facts(self, stored: _Stored) -> Facts:
+        """What the head of a stored snapshot says, which is verified only where it would refuse a writer.
+
+        Raises:
+            CorruptSnapshotError: Its head is damaged.
+            FormatVersionError: It is intact, and its envelope is newer than this reader.
+            SchemaVersionError: It is intact, and its schema is newer than this reader's.
+            LimitExceededError: It decompresses to more than `max_decoded_bytes`.
+        """
+        start = stored.read(0, HEADER_BYTES)
+        frame = frame_of(start)
+        digits = digits_of(start, frame) if frame is not None else None
+        if frame is not None and digits is not None:
+            rest = start[frame.after :]
+            if frame.format is None or read_header(frame.format, rest) is None:
+                rest = stored.read(frame.after, _PIECE_BYTES)  # a long timestamp, or the first block of a zstd frame
+            inner = self._beginning(rest) if frame.format is None else rest
+            header = read_header(frame.format or _format_of(inner), inner)
+            if header is not None and header.format == FORMAT and header.schema_version <= self.schema_version:
+                return _facts(header, digits, frame, inner, stored.size_bytes)
+        facts = self.verify(stored)
+        if facts.checksum and facts.schema_version > self.schema_version:
+            self._migrations.check(facts.schema_version)
+        return facts
+
+    def _beginning(self, rest: bytes) -> bytes:
+        try:
+            return _zstd.beginning(memoryview(rest), HEADER_BYTES)
+        except _zstd.ZstdError:
+            return b""
+
+    def _open(self, data: memoryview, where: str) -> _Opened:
+        """Verify all bytes, and find the state among them."""
+        start = bytes(data[:HEADER_BYTES])
+        frame = frame_of(start)
+        if frame is None:
+            return self._open_legacy(data, where)
+        digits = digits_of(start, frame)
+        checksum = Checksum(start[: frame.digits_at])
+        checksum.update(data[frame.after :])
+        if digits is None or checksum.digits() != digits:
+            raise CorruptSnapshotError(where, "the checksum does not match: the file was damaged, cut off or edited")
+        inner = data[frame.after :]
+        if frame.format is None:
+            inner = memoryview(self._decompress(inner, where))
+        wire = frame.format or _format_of(bytes(inner[:1]))
+        header = read_header(wire, bytes(inner[:HEADER_BYTES])) or read_header(wire, bytes(inner[:_PIECE_BYTES]))
+        if header is None:
+            raise CorruptSnapshotError(where, "the checksum matches, but the envelope is not one of this package")
+        if header.format != FORMAT:
+            raise FormatVersionError(where, found=header.format, supported=FORMAT)
+        state = inner[header.state_at : len(inner) - (wire == "json")]
+        return _Opened(header, _facts(header, digits, frame, bytes(inner[:1]), len(data)), state)
+
+    def _decompress(self, data: memoryview, where: str) -> bytearray:
+        try:
+            return _zstd.decompress(data, self._max_decoded_bytes)
+        except _zstd.ZstdError as error:
+            raise CorruptSnapshotError(where, "the checksum matches, but the zstd frame does not decompress") from error
+        except _zstd.TooLargeError:
+            raise LimitExceededError(
+                where, limit="max_decoded_bytes", found=None, bound=self._max_decoded_bytes
+            ) from None
+
+    def _open_legacy(self, data: memoryview, where: str) -> _Opened:
+        """A file of the Go package: an object with its three keys, and nothing that would make it one of ours."""
+        if len(data) == 0:
+            raise CorruptSnapshotError(where, "the file is empty")
+        try:
+            raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw]) if _may_be_json(data) else {}
+        except DECODE_ERRORS:
+            raw = {}
+        if _LEGACY_KEYS & raw.keys() or not {"state", "last_applied_hlc", "last_applied_index"} <= raw.keys():
+            raise CorruptSnapshotError(where, "not a snapshot: neither one of this package nor one of the Go package")
+        try:
+            cursor = Snapshot(
+                state=None,
+                last_applied_hlc=msgspec.json.decode(raw["last_applied_hlc"], type=str),
+                last_applied_index=msgspec.json.decode(raw["last_applied_index"], type=int),
+            ).cursor
+        except DECODE_ERRORS as error:
+            raise CorruptSnapshotError(where, "the index or the timestamp is not one") from error
+        header = Header(FORMAT, cursor.hlc, cursor.index, 1, 0)
+        facts = Facts(cursor, "", 1, "json", None, len(data))
+        return _Opened(header, facts, memoryview(bytes(raw["state"])))
+
+    def _snapshot(self, opened: _Opened, where: str) -> Snapshot[S]:
+        header, roundtrip = opened.header, self._roundtrips[opened.facts.format]
+        encoded: Any = opened.state
+        if header.schema_version != self.schema_version:
+            self._migrations.check(header.schema_version)
+            encoded = self._migrate(opened)
+        try:
+            state = cast("S", roundtrip.decode(encoded))
+        except DECODE_ERRORS as error:
+            reason = f"the state does not decode as the declared type ({type(error).__name__})"
+            if opened.facts.checksum:
+                reason += ", though its bytes are as they were written: if the type has changed, raise schema_version"
+            raise CorruptSnapshotError(where, reason) from error
+        return Snapshot(
+            state=state, last_applied_hlc=header.last_applied_hlc, last_applied_index=header.last_applied_index
+        )
+
+    def _migrate(self, opened: _Opened) -> bytes:
+        wire = self._wires[opened.facts.format]
+        plain = wire.decoder(Any)(opened.state)
+        return wire.encode(self._migrations.apply(plain, opened.header.schema_version))
+
+
+def _format_of(inner: bytes) -> WireFormat:
+    return "json" if inner[:1] == b"{" else "msgpack"
+
+
+def _facts(header: Header, digits: str, frame: Frame, inner: bytes, size_bytes: int) -> Facts:
+    return Facts(
+        cursor=Cursor(header.last_applied_index, header.last_applied_hlc),
+        checksum=f"sha256:{digits}",
+        schema_version=header.schema_version,
+        format=frame.format or _format_of(inner),
+        compression="zstd" if frame.format is None else None,
+        size_bytes=size_bytes,
+    )
+
+
+def _may_be_json(data: memoryview) -> bool:
+    return bytes(data[:HEADER_BYTES]).lstrip(b" \t\r\n")[:1] == b"{"
+
+
+def _read_all(stored: _Stored) -> bytearray:
+    """All of it, unless its beginning tells already that it is no snapshot."""
+    start = stored.read(0, HEADER_BYTES)
+    if frame_of(start) is None and not _may_be_json(memoryview(start)):
+        raise CorruptSnapshotError(stored.name, "the file is empty" if not start else "not a snapshot")
+    data = bytearray(stored.size_bytes)
+    view = memoryview(data)
+    done = 0
+    while done < len(data):
+        n = stored.read_into(view[done : done + _PIECE_BYTES], done)
+        if n == 0:
+            raise CorruptSnapshotError(stored.name, "the file became shorter while it was read")
+        done += n
+    return data

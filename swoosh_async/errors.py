@@ -1,0 +1,332 @@
+"""What can go wrong, as one tree: whether it happened, may have happened, or is damaged.
+
+    SwooshError
+    │   it did not happen; nothing has changed
+    ├── SnapshotNotFoundError     there is no such snapshot
+    ├── InvalidStateError         the value would not come back as it is           (also a ValueError)
+    ├── StaleSnapshotError        a newer snapshot is already stored
+    ├── ConflictError             the position is not the one that was expected
+    ├── LockedError               another process holds the store
+    ├── FencedError               another writer has taken over
+    ├── SchemaVersionError        the state's schema is not one this reader knows
+    ├── FormatVersionError        the envelope's format is newer than this reader
+    ├── LimitExceededError        larger than a bound that you can raise
+    ├── ClosedError               used after it was closed
+    ├── PoisonedError             an earlier outcome is unknown: open it anew
+    ├── BackendError              the disk or the server refused a step            (also an OSError)
+    │   it may have happened
+    ├── OutcomeUnknownError       ask the store, opened anew, what is there             (also an OSError)
+    │   it is damaged
+    ├── CorruptSnapshotError      a stored snapshot is not what was written
+    └── CorruptJournalError       a stored batch is not what was written
+
+Every error carries its facts as attributes, never shows the contents of a state, and ends with what to do.
+This file knows nothing of the rest of the package.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+__all__ = [
+    "BackendError",
+    "ClosedError",
+    "ConflictError",
+    "CorruptJournalError",
+    "CorruptSnapshotError",
+    "FencedError",
+    "FormatVersionError",
+    "InvalidStateError",
+    "LimitExceededError",
+    "LockedError",
+    "OutcomeUnknownError",
+    "PoisonedError",
+    "SchemaVersionError",
+    "SnapshotNotFoundError",
+    "StaleSnapshotError",
+    "SwooshError",
+]
+
+E = TypeVar("E", bound=BaseException)
+
+
+class SwooshError(Exception):
+    """The root of every error that this package raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by message and attributes, whatever the subclass's own arguments are."""
+        attributes = self.__dict__.copy()
+        if isinstance(self, OSError):  # which keeps its error number outside of __dict__
+            attributes["errno"] = self.errno
+        return _rebuild, (type(self), self.args, attributes)
+
+
+def _rebuild(cls: type[SwooshError], args: tuple[object, ...], attributes: dict[str, object]) -> SwooshError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+def again(error: E) -> E:
+    """A copy of `error` to raise in another task, with the original's cause and no shared traceback."""
+    try:
+        twin = copy.copy(error)
+    except Exception:  # noqa: BLE001  an exception of somebody else's that cannot be copied is still the truth
+        return error
+    twin.__cause__ = error.__cause__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin
+
+
+class SnapshotNotFoundError(SwooshError):
+    """There is no such snapshot.
+
+    Attributes:
+        where: The store that was asked.
+        others: What else there is: the names of older generations, newest first.
+    """
+
+    def __init__(self, where: str, *, others: tuple[str, ...] = (), detail: str = "") -> None:
+        super().__init__(
+            f"snapshot not found: {where}"
+            + (f": {detail}" if detail else "")
+            + (f"; older generations exist: {', '.join(others)}; load one of them by name" if others else "")
+        )
+        self.where = where
+        self.others = others
+
+
+class InvalidStateError(SwooshError, ValueError):
+    """The value would not come back as it is, so it was not saved.
+
+    Attributes:
+        path: Where in the state, such as ``state.tasks['build'].deadline``.
+        reason: What is wrong there.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"marshal snapshot: {path}: {reason}; nothing was saved: mend the value, or its declared type")
+        self.path = path
+        self.reason = reason
+
+
+class StaleSnapshotError(SwooshError):
+    """A snapshot with a higher index is already stored.
+
+    Attributes:
+        index: The index that was to be saved.
+        stored: The index that is stored.
+    """
+
+    def __init__(self, where: str, *, index: int, stored: int) -> None:
+        super().__init__(
+            f"{where} holds index {stored}, newer than {index}; load it and go on from there,"
+            " or save with allow_rollback=True to go back on purpose"
+        )
+        self.where = where
+        self.index = index
+        self.stored = stored
+
+
+class ConflictError(SwooshError):
+    """The position is not the one that was expected.
+
+    Attributes:
+        expected: The index that the caller named.
+        found: The index that is there.
+    """
+
+    def __init__(self, *, expected: int, found: int) -> None:
+        super().__init__(f"expected index {expected}, found {found}; read what came in between and decide anew")
+        self.expected = expected
+        self.found = found
+
+
+class LockedError(SwooshError):
+    """Another process holds the store.
+
+    Attributes:
+        where: The lock.
+        pid: The holder's process id, where the system tells.
+        host: The holder's host, where it is known.
+    """
+
+    def __init__(self, where: str, *, pid: int | None = None, host: str | None = None, waited_s: float = 0.0) -> None:
+        holder = f"process {pid}" if pid is not None else "another process"
+        super().__init__(
+            f"{where} is held by {holder}{f' on {host}' if host else ''} (waited {waited_s:g} s);"
+            " stop that process, or wait longer with lock_timeout_s"
+        )
+        self.where = where
+        self.pid = pid
+        self.host = host
+        self.waited_s = waited_s
+
+
+class FencedError(SwooshError):
+    """Another writer has taken over; what was refused has changed nothing.
+
+    Attributes:
+        epoch: The epoch of this writer.
+        found: The newer epoch that was found.
+    """
+
+    def __init__(self, where: str, *, epoch: int, found: int) -> None:
+        super().__init__(f"{where}: epoch {epoch} is over, {found} has begun; stop, or open it anew to take over")
+        self.where = where
+        self.epoch = epoch
+        self.found = found
+
+
+class SchemaVersionError(SwooshError):
+    """The stored state's schema version is not one that this reader can bring to its own.
+
+    Attributes:
+        found: The stored schema version.
+        supported: The reader's schema version.
+    """
+
+    def __init__(self, *, found: int, supported: int, detail: str = "") -> None:
+        todo = (
+            "run the newer program that wrote it"
+            if found > supported
+            else f"register the migrations from {found} to {supported}"
+        )
+        super().__init__(
+            f"schema version {found} found, {supported} supported{f': {detail}' if detail else ''}; {todo}"
+        )
+        self.found = found
+        self.supported = supported
+        self.detail = detail
+
+
+class FormatVersionError(SwooshError):
+    """The envelope is of a newer format than this reader knows; it is intact, and never overwritten.
+
+    Attributes:
+        found: The stored format version.
+        supported: The newest format version that this reader knows.
+    """
+
+    def __init__(self, where: str, *, found: int, supported: int) -> None:
+        super().__init__(f"{where}: format {found} found, {supported} supported; upgrade swoosh-async to read it")
+        self.where = where
+        self.found = found
+        self.supported = supported
+
+
+class LimitExceededError(SwooshError):
+    """Something is larger than a bound that the caller can raise.
+
+    Attributes:
+        what: What is too large.
+        limit: The name of the option that bounds it.
+        found: The size found, in bytes; None where reading stopped at the bound.
+        bound: The bound, in bytes.
+    """
+
+    def __init__(self, what: str, *, limit: str, found: int | None, bound: int) -> None:
+        size = f"{found} bytes" if found is not None else "more"
+        super().__init__(f"{what}: {size} where {limit} allows {bound}; raise {limit} if this is meant")
+        self.what = what
+        self.limit = limit
+        self.found = found
+        self.bound = bound
+
+
+class ClosedError(SwooshError):
+    """Used after it was closed."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where} is closed; open a new one")
+        self.where = where
+
+
+class PoisonedError(SwooshError):
+    """An earlier outcome is unknown, so nothing is read or written any more until it is opened anew.
+
+    Attributes:
+        where: The store.
+        reason: The earlier error, in words.
+    """
+
+    def __init__(self, where: str, *, reason: str) -> None:
+        super().__init__(f"{where} is poisoned ({reason}); make a new one and load what is there")
+        self.where = where
+        self.reason = reason
+
+
+class BackendError(SwooshError, OSError):
+    """The disk or the server refused a step; nothing has changed, and it may be tried again.
+
+    Attributes:
+        step: The step that failed, such as ``fsync snapshot``.
+        path: The file or directory, where there is one.
+        errno: The system's error number, where there is one.
+    """
+
+    def __init__(self, step: str, path: str = "", *, errno: int | None = None, detail: str = "") -> None:
+        super().__init__(_failed(step, path, detail) + "; nothing has changed: mend the cause and try again")
+        self.step = step
+        self.path = path
+        self.errno = errno
+
+
+class OutcomeUnknownError(SwooshError, OSError):
+    """A step failed at a point where what was asked may or may not have become durable.
+
+    Attributes:
+        step: The step that failed, such as ``fsync snapshot directory``.
+        path: The file or directory, where there is one.
+        errno: The system's error number, where there is one.
+    """
+
+    def __init__(self, step: str, path: str = "", *, errno: int | None = None, detail: str = "") -> None:
+        super().__init__(_failed(step, path, detail) + "; it may have happened: open it anew and load what is there")
+        self.step = step
+        self.path = path
+        self.errno = errno
+
+
+def _failed(step: str, path: str, detail: str) -> str:
+    return step + (f" {path}" if path else "") + (f": {detail}" if detail else "")
+
+
+class CorruptSnapshotError(SwooshError):
+    """A stored snapshot is not what was written.
+
+    Attributes:
+        path: Which one.
+        reason: What is wrong with it.
+        others: The names of older generations that exist, newest first.
+    """
+
+    def __init__(self, path: str, reason: str, *, others: tuple[str, ...] = ()) -> None:
+        have = f"older generations exist: {', '.join(others)}" if others else "no older generation exists"
+        super().__init__(f"{path}: {reason}; {have}; restore one, or load with fallback=True")
+        self.path = path
+        self.reason = reason
+        self.others = others
+
+
+class CorruptJournalError(SwooshError):
+    """A stored batch is not what was written.
+
+    Attributes:
+        path: The segment.
+        offset: Where in it the batch begins, in bytes.
+        index: The index of the first entry that cannot be read.
+    """
+
+    def __init__(self, path: str, reason: str, *, offset: int, index: int) -> None:
+        super().__init__(f"{path}: at byte {offset}, index {index}: {reason}; restore the journal from a backup")
+        self.path = path
+        self.reason = reason
+        self.offset = offset
+        self.index = index
