@@ -14,34 +14,34 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, Event, get_cancelled_exc_class, to_thread
 from anyio.lowlevel import RunVar, current_token
 
-__all__ = ["Hop", "Loop", "readers", "until", "writers"]
+__all__ = ["Hop", "Loop", "readers", "until"]
 
 R = TypeVar("R")
 
 _READERS = 8
 
-_writers: RunVar[CapacityLimiter] = RunVar("swoosh_async_writers")
+_threads: RunVar[CapacityLimiter] = RunVar("swoosh_async_threads")
 _readers: RunVar[CapacityLimiter] = RunVar("swoosh_async_readers")
-
-
-def writers() -> CapacityLimiter:
-    """This event loop's limiter for threads that write; never the shared default one.
-
-    With the default limiter of 40, forty user threads that call back into a save would wait for each other for ever.
-    Ours has no bound of its own: a lane has one thread at a time.
-    """
-    return _limiter(_writers, math.inf)
 
 
 def readers() -> CapacityLimiter:
     """This event loop's limiter for threads that read."""
     return _limiter(_readers, _READERS)
+
+
+def _unbounded() -> CapacityLimiter:
+    """This event loop's limiter for all our threads; never the shared default one.
+
+    With the default limiter of 40, forty user threads that call back into a save would wait for each other for ever.
+    Ours has no bound of its own: a lane has one thread at a time, and readers have a limiter before this one.
+    """
+    return _limiter(_threads, math.inf)
 
 
 def _limiter(var: RunVar[CapacityLimiter], threads: float) -> CapacityLimiter:
@@ -74,12 +74,15 @@ class Loop:
             return False
         return True
 
-    def is_native(self, cancelled: BaseException) -> bool:
-        """Whether it is asyncio's own cancellation, to be raised again; a scope's comes again by itself."""
-        if self._trio:
+    def comes_again(self, stopped: BaseException) -> bool:
+        """Whether that is the cancellation of a scope around the caller, which comes again at the next checkpoint.
+
+        A native asyncio one does not, nor does Ctrl-C: who waits in spite of it raises it again.
+        """
+        if not isinstance(stopped, get_cancelled_exc_class()):
             return False
-        of_scope = bool(cancelled.args) and str(cancelled.args[0]).startswith("Cancelled via cancel scope")
-        return not (of_scope and anyio.current_effective_deadline() == -math.inf)
+        of_scope = bool(stopped.args) and str(stopped.args[0]).startswith("Cancelled via cancel scope")
+        return self._trio or (of_scope and anyio.current_effective_deadline() == -math.inf)
 
 
 class Hop(Generic[R]):
@@ -100,21 +103,32 @@ class Hop(Generic[R]):
         self.started = False
         """Whether the thread has begun the call; final once `run` has returned or raised."""
 
-    async def run(self, limiter: CapacityLimiter) -> R:
-        """Call it in a worker thread of that limiter and return what it returns, or raise what it raises.
+    async def run(self, limiter: CapacityLimiter | None = None) -> R:
+        """Call it in a worker thread and return what it returns, or raise what it raises.
 
         A native cancellation before the thread has begun takes the call back; after that it is raised when the thread
         has ended. The cancellation of a scope waits for the next checkpoint.
+
+        Args:
+            limiter: What bounds the number of threads, None for no bound; who waits for it can still be cancelled.
         """
-        cancelled: BaseException | None = None
+        if limiter is None:
+            return await self._run()
+        await limiter.acquire_on_behalf_of(self)
+        try:
+            return await self._run()
+        finally:
+            limiter.release_on_behalf_of(self)
+
+    async def _run(self) -> R:
         with CancelScope(shield=True):
             try:
-                return await to_thread.run_sync(self._work, limiter=limiter)
-            except get_cancelled_exc_class() as error:
-                cancelled = error
-            if not self._abandon():
-                await self._end()
-        raise cast("BaseException", cancelled)  # the scope is never cancelled, so it lets nothing else through
+                return await to_thread.run_sync(self._work, limiter=_unbounded())
+            except BaseException as error:
+                if not (self._abandon() or isinstance(error, GeneratorExit)):
+                    await self._end()
+                raise
+        raise AssertionError("a shield swallows nothing")
 
     def _work(self) -> R:
         with self._mutex:
@@ -136,7 +150,7 @@ class Hop(Generic[R]):
             return self._abandoned
 
     async def _end(self) -> None:
-        """Wait, under the caller's shield, until the thread has ended, whatever cancels natively meanwhile."""
+        """Wait, under the caller's shield, until the thread has ended, whatever interrupts meanwhile."""
         event = Event()
         with self._mutex:
             if self._ended:
@@ -145,10 +159,17 @@ class Hop(Generic[R]):
         await until(event)
 
 
-async def until(event: Event) -> None:
-    """Wait through any number of native cancellations; the caller holds a shield, and raises its own again."""
+async def until(event: Event) -> BaseException | None:
+    """Wait for `event` through any number of native cancellations and Ctrl-Cs, under the caller's shield.
+
+    Returns:
+        The first of them, which the caller raises unless it raises an earlier one.
+    """
+    interruptions = (get_cancelled_exc_class(), KeyboardInterrupt)
+    first: BaseException | None = None
     while not event.is_set():
         try:
             await event.wait()
-        except get_cancelled_exc_class():
-            continue
+        except interruptions as interruption:
+            first = first or interruption
+    return first

@@ -9,7 +9,7 @@
 - One lane may be used from several event loops and threads. A forked child starts with an empty line of its own.
 
 This file knows nothing of what is served. Waiters of one loop that are likely to be served together share one event,
-since an event for each caller is what costs; the first of them has one more, so that a hand-over wakes one and not all.
+since an event for each caller is what costs; the first of them has its own, so that a hand-over wakes one and not all.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Generic, TypeVar, cast
 
-from anyio import CancelScope, Event, get_cancelled_exc_class
+from anyio import CancelScope, Event
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._hop import Hop, Loop, until, writers
+from ._hop import Hop, Loop, until
 from .errors import again
 
 __all__ = ["Lane"]
 
 I = TypeVar("I")  # noqa: E741  an item
 R = TypeVar("R")
+
+_starting: dict[int, threading.Lock] = {}
 
 
 class _Stage(Enum):
@@ -41,48 +43,46 @@ class _Stage(Enum):
 
 
 class _Crowd:
-    """Waiters of one loop that are woken together, and the first of them, who can be woken alone."""
+    """Waiters of one loop that are likely to be served together."""
 
-    __slots__ = ("alone", "event", "loop", "size")
+    __slots__ = ("loop", "shared", "size")
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.alone = Event()
-        self.event: Event | None = None
+        self.shared: Event | None = None
         self.size = 0
 
     def join(self) -> Event:
         """The event that the next member waits for."""
         self.size += 1
         if self.size == 1:
-            return self.alone
-        if self.event is None:
-            self.event = Event()
-        return self.event
-
-    def wake_all(self) -> None:
-        self.alone.set()
-        if self.event is not None:
-            self.event.set()
-
-    def wake_one(self) -> None:
-        """Wake the first member; if it was woken before and has left, wake them all: one of them will lead."""
-        if self.alone.is_set():
-            self.wake_all()
-        else:
-            self.alone.set()
+            return Event()
+        if self.shared is None:
+            self.shared = Event()
+        return self.shared
 
 
 class _Place(Generic[I, R]):
     """One caller's place in line."""
 
-    __slots__ = ("crowd", "item", "outcome", "stage")
+    __slots__ = ("event", "item", "loop", "outcome", "stage")
 
     def __init__(self, item: I) -> None:
         self.item = item
         self.stage = _Stage.WAITING
         self.outcome: R | BaseException | None = None
-        self.crowd: _Crowd | None = None
+        self.loop: Loop | None = None
+        self.event: Event | None = None
+
+    def await_at(self, loop: Loop, event: Event) -> Event:
+        """Say what the caller waits for from now on, and on which loop."""
+        self.loop = loop
+        self.event = event
+        return event
+
+    def wake(self) -> bool:
+        """Wake the caller, if it waits; False where its loop is closed, and it will never be there."""
+        return self.loop is None or self.event is None or self.loop.post(self.event.set)
 
 
 class Lane(Generic[I, R]):
@@ -100,11 +100,18 @@ class Lane(Generic[I, R]):
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._waiting: deque[_Place[I, R]] = deque()
-        self._serving = False
+        self._withdrawn = 0
+        self._leader: Hop[None] | None = None
         self._open_crowd: _Crowd | None = None
+        self._pid = os.getpid()
+
+    def _start_in_child(self) -> None:
+        """Leave the threads and the callers of the line to the parent; its mutex may be locked for ever."""
+        with _starting.setdefault(os.getpid(), threading.Lock()):
+            if self._pid != os.getpid():
+                self._start()
 
     async def submit(self, item: I) -> R:
         """Wait in line, have `item` served, and return its result.
@@ -112,66 +119,81 @@ class Lane(Generic[I, R]):
         Raises:
             BaseException: What `serve` returned for this item, or raised for its batch.
         """
-        if self._pid != os.getpid():  # a forked child: the threads and the callers of the line are the parent's
-            self._start()
+        if self._pid != os.getpid():
+            self._start_in_child()
         place = _Place[I, R](item)
-        with self._mutex:
-            self._waiting.append(place)
+        stopped: BaseException | None = None
         try:
+            with self._mutex:
+                self._waiting.append(place)
             await checkpoint_if_cancelled()
-            while place.stage is _Stage.WAITING:
-                if self._claim():
-                    await self._lead()
-                else:
+            while place.stage is not _Stage.FINAL:
+                if not await self._lead(place):
                     await self._follow(place)
-        except BaseException:
-            self._withdraw(place)
-            raise
-        if isinstance(place.outcome, BaseException):
-            raise place.outcome
-        return cast("R", place.outcome)
+        except BaseException as error:
+            if self._withdraw(place) or isinstance(error, GeneratorExit):
+                raise
+            stopped = error
+        try:
+            if stopped is not None and (interruption := await self._settle(place, stopped)) is not None:
+                raise interruption
+            if isinstance(place.outcome, BaseException):
+                raise place.outcome
+            return cast("R", place.outcome)
+        finally:
+            del place, stopped  # what is raised knows this frame, which must not know it in turn: the item would stay
 
     # ------------------------------------------------------------------ on the caller's loop
 
-    def _claim(self) -> bool:
-        """Become the one who serves, unless somebody does."""
-        with self._mutex:
-            lead = not self._serving
-            self._serving = True
-            return lead
-
-    async def _lead(self) -> None:
+    async def _lead(self, place: _Place[I, R]) -> bool:
+        """Serve one batch; False where somebody else serves, or the item has been begun."""
         hop = Hop(self._work)
         try:
-            await hop.run(writers())
+            with self._mutex:
+                if self._leader is not None or place.stage is not _Stage.WAITING:
+                    return False
+                self._leader = hop
+            await hop.run()
         finally:
             if not hop.started:
                 with self._mutex:
-                    self._serving = False
+                    if self._leader is hop:
+                        self._leader = None
+        return True
 
     async def _follow(self, place: _Place[I, R]) -> None:
         """Wait until the item is final, or until it may be this caller's turn to lead."""
         loop = Loop()
         with self._mutex:
-            if not self._serving or place.stage is not _Stage.WAITING:
+            if place.stage is _Stage.BEGUN:  # by somebody who came in between when this caller had been called to lead
+                event = place.await_at(loop, Event())
+            elif place.stage is _Stage.WAITING and self._leader is not None:
+                event = place.await_at(loop, self._join(loop))
+            else:
                 return
-            event = self._join(place, loop)
-        try:
-            await event.wait()
-        except get_cancelled_exc_class() as cancelled:
-            if self._withdraw(place):
-                raise
-            with CancelScope(shield=True):
-                await until(event)
-            if loop.is_native(cancelled):
-                raise
+        await event.wait()
 
-    def _join(self, place: _Place[I, R], loop: Loop) -> Event:
+    def _join(self, loop: Loop) -> Event:
         crowd = self._open_crowd
         if crowd is None or crowd.loop.native is not loop.native or crowd.size >= self._batch_items:
             crowd = self._open_crowd = _Crowd(loop)
-        place.crowd = crowd
         return crowd.join()
+
+    async def _settle(self, place: _Place[I, R], stopped: BaseException) -> BaseException | None:
+        """Wait until the item, which has been begun, is final; return what is to be raised in its outcome's place."""
+        loop = Loop()
+        event = Event()
+        later: BaseException | None = None
+        with CancelScope(shield=True):
+            with self._mutex:
+                begun = place.stage is _Stage.BEGUN
+                if begun:
+                    place.await_at(loop, event)
+            if begun:
+                later = await until(event)
+        if isinstance(stopped, Exception) or loop.comes_again(stopped):
+            return later
+        return stopped
 
     def _withdraw(self, place: _Place[I, R]) -> bool:
         """Leave the line, if the item has not been begun, and see to it that somebody else leads."""
@@ -179,7 +201,11 @@ class Lane(Generic[I, R]):
             if place.stage is not _Stage.WAITING:
                 return place.stage is _Stage.WITHDRAWN
             place.stage = _Stage.WITHDRAWN
-            if not self._serving:
+            self._withdrawn += 1
+            if 2 * self._withdrawn > len(self._waiting):  # a line that stands still must not grow by who gives up
+                self._waiting = deque(place for place in self._waiting if place.stage is _Stage.WAITING)
+                self._withdrawn = 0
+            if self._leader is None:
                 self._hand_over()
             return True
 
@@ -193,10 +219,9 @@ class Lane(Generic[I, R]):
             for place, outcome in zip(batch, outcomes, strict=True):
                 place.outcome = outcome
                 place.stage = _Stage.FINAL
-            self._serving = False
-            for crowd in dict.fromkeys(place.crowd for place in batch):
-                if crowd is not None:
-                    crowd.loop.post(crowd.wake_all)
+            self._leader = None
+            for place in {place.event: place for place in batch}.values():
+                place.wake()
             self._hand_over()
 
     def _take(self) -> list[_Place[I, R]]:
@@ -211,18 +236,18 @@ class Lane(Generic[I, R]):
 
     def _outcomes(self, items: Sequence[I]) -> Sequence[R | BaseException]:
         try:
-            served = self._serve(items)
-            if len(served) != len(items):
-                raise RuntimeError(f"{len(served)} outcomes for {len(items)} items")
-        except BaseException as error:  # noqa: BLE001  to every caller, each with a traceback of its own
+            outcomes = list(self._serve(items))
+            if len(outcomes) != len(items):
+                raise RuntimeError(f"{len(outcomes)} outcomes for {len(items)} items")
+        except BaseException as error:  # noqa: BLE001  it goes to every caller, each with a traceback of its own
             return [error, *(again(error) for _ in items[1:])]
-        return served
+        return outcomes
 
     def _hand_over(self) -> None:
         """Wake the first who waits, so that it leads; who has not begun to wait yet will see for itself."""
         while self._waiting:
             place = self._waiting[0]
-            if place.stage is _Stage.WAITING and (place.crowd is None or place.crowd.loop.post(place.crowd.wake_one)):
+            if place.stage is _Stage.WAITING and place.wake():
                 return
             self._waiting.popleft()  # withdrawn, or its loop is closed and nobody will ever ask
             if place.stage is _Stage.WAITING:

@@ -22,7 +22,7 @@ FLOORS = [
     ["__init__", "cli"],
 ]
 FACE = "__init__"
-ANNEXES = {"_hop": "_lane", "backends/__init__": "backends/base", "__main__": "cli"}
+ANNEXES = {"_breather": "_lane", "_hop": "_lane", "backends/__init__": "backends/base", "__main__": "cli"}
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 WING_OF = dict.fromkeys(["backends/base", "backends/memory", "backends/file"], "bytes")
 WING_OF |= dict.fromkeys(["clock", "models", "codec"], "types")
