@@ -105,7 +105,8 @@ class HybridLogicalClock:
 
     Args:
         node: This node's id, 0 ≤ node < 2**64; give each process that exchanges timestamps its own.
-        last: The last timestamp that was persisted (or its text): the clock continues behind it.
+        last: The last timestamp that was persisted (or its text): the clock continues behind it. None where there is
+            none, or "", as in a snapshot before the first event.
         max_drift_s: How far ahead of the physical clock `observe` lets a remote timestamp be, in seconds; None for no
             bound. A remote timestamp in the past is never refused.
         time_ns: The source of physical time, in nanoseconds since the Unix epoch.
@@ -124,8 +125,8 @@ class HybridLogicalClock:
     ) -> None:
         if max_drift_s is not None and not max_drift_s >= 0:
             raise ValueError("max_drift_s must be >= 0, or None for no bound")
-        before = Timestamp.parse(last) if isinstance(last, str) else last
-        self._last = Timestamp(0, 0, node) if before is None else Timestamp(before.wall_ns, before.logical, node)
+        before = Timestamp.parse(last) if isinstance(last, str) and last else last
+        self._last = Timestamp(before.wall_ns, before.logical, node) if before else Timestamp(0, 0, node)
         self._max_drift_s = max_drift_s
         self._time_ns = time_ns
         self._mutex = threading.Lock()

@@ -93,11 +93,10 @@ class SnapshotNotFoundError(SwooshError):
     """
 
     def __init__(self, where: str, *, others: tuple[str, ...] = (), detail: str = "") -> None:
-        super().__init__(
-            f"snapshot not found: {where}"
-            + (f": {detail}" if detail else "")
-            + (f"; older generations exist: {', '.join(others)}; load one of them by name" if others else "")
-        )
+        todo = "history() tells what there is" if detail else "save one first"
+        if others:
+            todo = f"older generations exist: {', '.join(others)}; load one of them by name"
+        super().__init__(f"snapshot not found: {where}{f': {detail}' if detail else ''}; {todo}")
         self.where = where
         self.others = others
 
@@ -193,11 +192,9 @@ class SchemaVersionError(SwooshError):
     """
 
     def __init__(self, *, found: int, supported: int, detail: str = "") -> None:
-        todo = (
-            "run the newer program that wrote it"
-            if found > supported
-            else f"register the migrations from {found} to {supported}"
-        )
+        todo = f"{'mend' if detail else 'register'} the migrations from {found} to {supported}"
+        if found > supported:
+            todo = "run the newer program that wrote it"
         super().__init__(
             f"schema version {found} found, {supported} supported{f': {detail}' if detail else ''}; {todo}"
         )
@@ -307,12 +304,16 @@ class CorruptSnapshotError(SwooshError):
         others: The names of older generations that exist, newest first.
     """
 
-    def __init__(self, path: str, reason: str, *, others: tuple[str, ...] = ()) -> None:
-        have = f"older generations exist: {', '.join(others)}" if others else "no older generation exists"
-        super().__init__(f"{path}: {reason}; {have}; restore one, or load with fallback=True")
+    def __init__(self, path: str, reason: str, *, others: tuple[str, ...] | None = None) -> None:
+        todo = "restore it from a backup, or load an older generation with fallback=True"
+        if others is not None:  # where somebody has looked
+            todo = "no older generation exists; restore it from a backup"
+        if others:
+            todo = f"older generations exist: {', '.join(others)}; restore one, or load with fallback=True"
+        super().__init__(f"{path}: {reason}; {todo}")
         self.path = path
         self.reason = reason
-        self.others = others
+        self.others = others or ()
 
 
 class CorruptJournalError(SwooshError):

@@ -65,7 +65,7 @@ class Snapshot(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
         index, hlc = cast("tuple[object, object]", (self.last_applied_index, self.last_applied_hlc))
         if type(index) is not int or not 0 <= index <= MAX_INDEX:
             raise InvalidStateError("last_applied_index", "must be an int with 0 <= index < 2**64")
-        if not isinstance(hlc, str):
+        if type(hlc) is not str:
             raise InvalidStateError("last_applied_hlc", "must be a str")
 
     @property

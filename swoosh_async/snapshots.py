@@ -11,12 +11,14 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar, Unpack, overload
 
 import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from ._breather import Breather
 from ._hop import Hop, readers
 from ._lane import Lane
 from .backends.base import SnapshotBackend, Source, Stored
@@ -25,11 +27,12 @@ from .backends.memory import MemoryBackend
 from .codec import MAX_DECODED_BYTES, CodecOptions, Decoded, EncodedSnapshot, Facts, SnapshotCodec
 from .errors import (
     CorruptSnapshotError,
+    FormatVersionError,
     LimitExceededError,
     OutcomeUnknownError,
     PoisonedError,
+    SchemaVersionError,
     SnapshotNotFoundError,
-    SwooshError,
 )
 from .models import Cursor, OrchestratorState, Snapshot
 
@@ -178,8 +181,8 @@ class SnapshotStore(Generic[S]):
         """
         begun = time.monotonic()
         try:
-            encoded = self._codec.encode(snapshot)
-        except SwooshError as error:
+            encoded = self._codec.encode(snapshot, breathe=Breather())
+        except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
             return _raise(error)
         if encoded.eager and time.monotonic() - begun > SLOW_ISOLATION_S:
             self._warn_slow(time.monotonic() - begun)
@@ -232,6 +235,9 @@ class SnapshotStore(Generic[S]):
         """What is kept, newest first, the latest before all; one whose head is damaged is left out, and logged.
 
         Raises:
+            FormatVersionError: A newer version of this package wrote one of them.
+            SchemaVersionError: A newer version of the program wrote one of them.
+            LimitExceededError: One of them is larger than may be read.
             BackendError: It cannot be listed or read.
             PoisonedError: An earlier outcome is unknown; make a new store.
         """
@@ -249,7 +255,7 @@ class SnapshotStore(Generic[S]):
         Raises:
             ValueError: `keep` is below 1.
             LockedError: Another process's save did not end in time.
-            BackendError: A step failed.
+            SwooshError: As `history`.
             PoisonedError: An earlier outcome is unknown; make a new store.
         """
         stay = self._keep if keep is None else _at_least_one(keep)
@@ -303,10 +309,21 @@ class SnapshotStore(Generic[S]):
 
     # ------------------------------------------------------------------ in the worker thread
 
+    @contextmanager
+    def _open(self, name: str | None = None) -> Generator[Source, None, None]:
+        """A stored snapshot; that it is damaged is told with its whole path, and with what older ones there are."""
+        with self._backend.open(name) as source:
+            try:
+                yield source
+            except CorruptSnapshotError as error:
+                names = list(self._backend.names())
+                others = names[names.index(source.name) + 1 :] if source.name in names else names[1:]
+                raise CorruptSnapshotError(source.path, error.reason, others=tuple(others)) from error
+
     def _latest(self, *, fallback: bool) -> Decoded[S]:
         try:
-            with self._backend.open() as source:
-                return self._decode(source)
+            with self._open() as source:
+                return self._codec.read(source)
         except (CorruptSnapshotError, SnapshotNotFoundError) as error:
             if not fallback:
                 raise
@@ -316,7 +333,7 @@ class SnapshotStore(Generic[S]):
         """The newest valid generation behind the latest; raises `damage` where there is none."""
         for name in self._backend.names():
             try:
-                with self._backend.open(name) as source:
+                with self._open(name) as source:
                     decoded = self._codec.read(source)
             except (CorruptSnapshotError, SnapshotNotFoundError):
                 continue
@@ -330,29 +347,24 @@ class SnapshotStore(Generic[S]):
         names = [ref.name, *(name for name in self._backend.names() if name != ref.name)]
         for name in names:
             try:
-                with self._backend.open(name) as source:
+                with self._open(name) as source:
                     facts = self._codec.facts(source)
                     if (facts.cursor, facts.checksum) == (ref.cursor, ref.checksum):
-                        return self._decode(source)
+                        return self._codec.read(source)
+                    if name == ref.name:
+                        self._codec.verify(source)  # replaced by another, or damaged in its head?
             except SnapshotNotFoundError:
                 continue
-            except CorruptSnapshotError:
+            except (CorruptSnapshotError, FormatVersionError, SchemaVersionError):
                 if name == ref.name:
                     raise
         raise SnapshotNotFoundError(f"{self._backend.where}: index {ref.index}", detail="it was pruned or replaced")
-
-    def _decode(self, source: Source) -> Decoded[S]:
-        try:
-            return self._codec.read(source)
-        except CorruptSnapshotError as error:
-            others = tuple(name for name in self._backend.names() if name != source.name)
-            raise CorruptSnapshotError(f"{self._backend.where} ({source.name})", error.reason, others=others) from error
 
     def _refs(self) -> list[SnapshotRef]:
         refs: list[SnapshotRef] = []
         for name in self._backend.names():
             try:
-                with self._backend.open(name) as source:
+                with self._open(name) as source:
                     refs.append(_ref(name, self._codec.facts(source)))
             except SnapshotNotFoundError:  # pruned by another process meanwhile
                 continue
@@ -361,7 +373,7 @@ class SnapshotStore(Generic[S]):
         return refs
 
     def _raw_latest(self) -> tuple[bytearray, SnapshotRef]:
-        with self._backend.open() as source:
+        with self._open() as source:
             data, facts = self._codec.read_verified(source)
             return data, _ref(source.name, facts)
 
@@ -483,6 +495,6 @@ def _at_least_one(keep: int) -> int:
     return keep
 
 
-async def _raise(error: SwooshError) -> Any:
+async def _raise(error: Exception) -> Any:
     """What is wrong at the call is raised where the call is awaited, as with any other error of it."""
     raise error

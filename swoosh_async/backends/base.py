@@ -30,6 +30,11 @@ class Source(ABC):
     name: str
     size_bytes: int
 
+    @property
+    def path(self) -> str:
+        """What it is called in messages: its whole path, where it has one."""
+        return self.name
+
     @abstractmethod
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` with the bytes from `offset` on, and return how many there were: fewer only at the end.
@@ -82,7 +87,7 @@ class Blob(Protocol):
         ...
 
     def position_of(self, stored: Source) -> Position:
-        """The position that a stored snapshot stands for, by its head: for homes that keep no positions of their own.
+        """The position that a stored snapshot stands for, by its head; whoever is about to replace it must ask.
 
         Raises:
             CorruptSnapshotError: Its head is damaged.
@@ -134,6 +139,8 @@ class SnapshotBackend(ABC):
 
         Raises:
             StaleSnapshotError: The stored position is higher; nothing has changed.
+            FormatVersionError: What is stored is newer than this writer knows; nothing has changed.
+            SchemaVersionError: Likewise.
             LockedError: Another writer did not end in time; nothing has changed.
             LimitExceededError: It is larger than may be read again; nothing has changed.
             BackendError: A step failed; nothing has changed.

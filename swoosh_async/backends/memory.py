@@ -31,7 +31,7 @@ class MemoryBackend(SnapshotBackend):
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._kept: list[tuple[str, Position, bytes]] = []
+        self._kept: list[tuple[str, bytes]] = []
         self._count = 0
 
     @property
@@ -42,27 +42,27 @@ class MemoryBackend(SnapshotBackend):
         body = b"".join(blob.body())
         data = blob.head() + body
         with self._mutex:
-            stored = self._kept[0][1] if self._kept else Position(0)
+            stored = blob.position_of(_Bytes(*self._kept[0])) if self._kept else Position(0)
             if blob.position < stored and not allow_rollback:
                 raise StaleSnapshotError(self.where, index=blob.position, stored=stored)
             self._count += 1
             name = f"{self._count:010d}-{blob.position:020d}"
-            self._kept = [(name, blob.position, data), *self._kept[: keep - 1]]
+            self._kept = [(name, data), *self._kept[: keep - 1]]
         return Stored(name, len(data))
 
     def open(self, name: str | None = None) -> Source:
         with self._mutex:
-            for kept, _, data in self._kept:
+            for kept, data in self._kept:
                 if name is None or kept == name:
                     return _Bytes(kept, data)
         raise SnapshotNotFoundError(f"{self.where}{'' if name is None else f': {name}'}")
 
     def names(self) -> Sequence[str]:
         with self._mutex:
-            return [name for name, _, _ in self._kept]
+            return [name for name, _ in self._kept]
 
     def prune(self, keep: int) -> Sequence[str]:
         with self._mutex:
             gone = self._kept[keep:]
             self._kept = self._kept[:keep]
-        return [name for name, _, _ in gone]
+        return [name for name, _ in gone]

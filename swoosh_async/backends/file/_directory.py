@@ -123,7 +123,7 @@ class Home:
 
         Raises:
             SnapshotNotFoundError: There is no directory, and it was not to be made.
-            BackendError: It cannot be opened or made, or the snapshot's name is too long.
+            BackendError: It cannot be opened or made, or the snapshot's name is too long, or a temp file's.
         """
         path, names = self._resolve()
         fd = self._open(path, create=create)
@@ -157,6 +157,9 @@ class Home:
             if names.too_long():
                 detail = "the name leaves no room for the suffixes of its generations"
                 raise BackendError("open snapshot store", path, errno=errno.ENAMETOOLONG, detail=detail)
+            if is_temp(names.latest):
+                detail = "the name is one of those that are swept as temp files of killed writers"
+                raise BackendError("open snapshot store", path, errno=errno.EINVAL, detail=detail)
             self.path = path
             self._resolved = os.path.dirname(path), names
         return self._resolved

@@ -25,9 +25,9 @@ from ...errors import BackendError, OutcomeUnknownError, SwooshError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Disk", "OsDisk", "Step", "make_directory", "open_directory", "write_all"]
+__all__ = ["FULL", "Disk", "OsDisk", "Step", "make_directory", "open_directory", "write_all"]
 
-_GATHER_BYTES = 1 << 18
+_GATHER_BYTES = 1 << 16
 
 
 class Disk(Protocol):
@@ -64,7 +64,10 @@ class OsDisk:
         os.ftruncate(fd, length)
 
     def fsync(self, fd: int) -> None:
-        """fsync, to the medium: with F_FULLFSYNC where there is one, unless the file system does not know it."""
+        """fsync, to the medium: with F_FULLFSYNC where there is one, unless the file system does not know it.
+
+        A file system that is read-only by nature (squashfs, ISO 9660) has no fsync, and nothing to make durable.
+        """
         full = getattr(fcntl, "F_FULLFSYNC", None)
         if full is not None:
             try:
@@ -74,7 +77,11 @@ class OsDisk:
                     raise
             else:
                 return
-        os.fsync(fd)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+                raise
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -95,15 +102,17 @@ class Step:
     Args:
         name: The step, such as ``fsync snapshot``.
         path: What it works on.
-        unknown: Whether the step may have taken effect although it failed.
+        unknown: Whether what was asked may have happened although the step failed.
+        but: The error numbers with which it has not.
     """
 
-    __slots__ = ("_name", "_path", "_unknown")
+    __slots__ = ("_but", "_name", "_path", "_unknown")
 
-    def __init__(self, name: str, path: str, *, unknown: bool = False) -> None:
+    def __init__(self, name: str, path: str, *, unknown: bool = False, but: frozenset[int] = frozenset()) -> None:
         self._name = name
         self._path = path
         self._unknown = unknown
+        self._but = but
 
     def __enter__(self) -> None:
         return None
@@ -112,12 +121,12 @@ class Step:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, OSError) and not isinstance(error, SwooshError):
-            make = OutcomeUnknownError if self._unknown and error.errno not in _REFUSED else BackendError
+            make = OutcomeUnknownError if self._unknown and error.errno not in self._but else BackendError
             raise make(self._name, self._path, errno=error.errno, detail=error.strerror or str(error)) from error
 
 
-_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""A full disk refuses a change of its directory as a whole: it did not happen, and may be tried again."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""A full disk refuses a rename as a whole: it did not happen, and may be tried again. (Not so an fsync behind it.)"""
 
 
 def open_directory(path: str) -> int:

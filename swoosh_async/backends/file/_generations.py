@@ -30,8 +30,9 @@ from ...errors import (
 )
 from ..base import Blob, Position, SnapshotBackend, Source, Stored
 from ._directory import Directory, Home
-from ._disk import Disk, OsDisk, Step, write_all
+from ._disk import FULL, Disk, OsDisk, Step, write_all
 from ._lock import FileLock
+from ._names import Generation
 from ._source import FileSource, Identity, identity_of
 
 if sys.platform != "win32":
@@ -57,12 +58,14 @@ class _Current:
         mode: The permissions of what is there; None where nothing is.
         position: Its position; None where nothing is, or it is damaged.
         damaged: Whether it is to be set aside.
+        named: Whether it has other names, so that there may be generations.
     """
 
-    def __init__(self, mode: int | None = None, position: Position | None = None, *, damaged: bool = False) -> None:
-        self.mode = mode
+    def __init__(self, source: FileSource | None = None, position: Position | None = None) -> None:
+        self.mode = None if source is None else stat.S_IMODE(source.facts.st_mode) & 0o777
         self.position = position
-        self.damaged = damaged
+        self.damaged = source is not None and position is None
+        self.named = source is not None and source.facts.st_nlink > 1
 
 
 class Generations(SnapshotBackend):
@@ -101,6 +104,7 @@ class Generations(SnapshotBackend):
         self._max_file_bytes = max_file_bytes
         self._swept = False
         self._durable: Identity | None = None
+        self._saved: Identity | None = None
 
     @property
     def where(self) -> str:
@@ -115,7 +119,7 @@ class Generations(SnapshotBackend):
                 here.sweep()
             current = self._current(blob, here, allow_rollback=allow_rollback)
             stored = self._replace(blob, current, here, lock, keeps=keep > 1)
-            if first or keep > 1:
+            if first or keep > 1 or current.named:
                 self._remove_surplus(here, keep)
             self._swept = True
             return stored
@@ -126,32 +130,34 @@ class Generations(SnapshotBackend):
         if source is None:
             return _Current()
         with source:
-            mode = stat.S_IMODE(source.facts.st_mode) & 0o777
+            self._check_size(source)
             try:
                 position = blob.position_of(source)
-                if position > blob.position and not allow_rollback:
-                    blob.verify(source)  # a damaged index must not keep newer snapshots out
+                stale = position > blob.position and not allow_rollback
+                if stale or identity_of(source.facts) != self._saved:
+                    blob.verify(source)  # damage is neither believed nor, unseen, overwritten
+                if stale:
                     raise StaleSnapshotError(self.where, index=blob.position, stored=position)
             except CorruptSnapshotError as error:
                 _log.warning("%s is damaged (%s) and will be set aside", self.where, error.reason)
-                return _Current(mode, damaged=True)
-            return _Current(mode, position)
+                return _Current(source)
+            return _Current(source, position)
 
     def _replace(self, blob: Blob, current: _Current, here: Directory, lock: FileLock, *, keeps: bool) -> Stored:
         temp, fd = self._create_temp(here, self._mode or current.mode or _MODE)
         made = [temp]
         try:
             size = self._write(blob, fd, here.path_of(temp))
+            saved = identity_of(os.fstat(fd))
             name = here.names.latest
             for source, target in self._links(blob, current, here, temp, keeps=keeps):
                 with Step("link snapshot generation", here.path_of(target)):
                     self._disk.link(source, target, here.fd)
+                made.append(target)
                 if source == temp:
-                    made.append(target)
                     name = target
-            with Step("rename snapshot", self.where, unknown=True):
+            with Step("rename snapshot", self.where, unknown=True, but=FULL):
                 self._disk.rename(temp, here.names.latest, here.fd)
-            durable = identity_of(os.fstat(fd))
         except BaseException as error:
             here.take_back([temp] if isinstance(error, OutcomeUnknownError) else made)
             os.close(fd)
@@ -162,7 +168,7 @@ class Generations(SnapshotBackend):
             self._disk.fsync(here.fd)
         with Step("probe snapshot directory", here.path, unknown=True):
             lock.probe()
-        self._durable = durable
+        self._durable = self._saved = saved
         return Stored(name, size)
 
     def _create_temp(self, here: Directory, mode: int) -> tuple[str, int]:
@@ -212,6 +218,7 @@ class Generations(SnapshotBackend):
         if keeps:
             generations, named = here.generations()
             number = here.names.next_number(generations)
+            self._remove(here, here.names.orphans(generations, named))
             if current.position is not None and named is None:
                 yield latest, here.names.generation(number, current.position).name
                 number += 1
@@ -226,11 +233,13 @@ class Generations(SnapshotBackend):
 
     def _prune(self, here: Directory, keep: int) -> list[str]:
         generations, latest = here.generations()
-        surplus = here.names.surplus(generations, latest, keep)
-        for generation in surplus:
+        return self._remove(here, here.names.surplus(generations, latest, keep))
+
+    def _remove(self, here: Directory, generations: Sequence[Generation]) -> list[str]:
+        for generation in generations:
             with Step("remove snapshot generation", here.path_of(generation.name)):
                 self._disk.unlink(generation.name, here.fd)
-        return [g.name for g in surplus]
+        return [g.name for g in generations]
 
     def _remove_surplus(self, here: Directory, keep: int) -> None:
         """Prune behind an acknowledged save, whose success does not depend on it: the next save tries again."""
@@ -251,10 +260,7 @@ class Generations(SnapshotBackend):
         with self._home.open(create=False) as here:
             source = self._find(here, name)
             try:
-                if source.size_bytes > self._max_file_bytes:
-                    raise LimitExceededError(
-                        source.path, limit="max_file_bytes", found=source.size_bytes, bound=self._max_file_bytes
-                    )
+                self._check_size(source)
                 self._make_durable(source, here)
             except BaseException:
                 source.close()
@@ -270,13 +276,22 @@ class Generations(SnapshotBackend):
         others = tuple(g.name for g in here.generations()[0]) if name is None else ()
         raise SnapshotNotFoundError(self.where, others=others, detail=name or "")
 
+    def _check_size(self, source: FileSource) -> None:
+        found, bound = source.size_bytes, self._max_file_bytes
+        if found > bound:
+            raise LimitExceededError(source.path, limit="max_file_bytes", found=found, bound=bound)
+
     def _make_durable(self, source: FileSource, here: Directory) -> None:
         """Make what another process may have left unfinished survive a power cut, before anybody acts on it."""
         identity = identity_of(source.facts)
         if identity == self._durable:
             return
         with Step("fsync snapshot", source.path):
-            self._disk.fsync(source.fd)
+            try:
+                self._disk.fsync(source.fd)
+            except OSError:
+                source.evict()
+                raise
         with Step("fsync snapshot directory", here.path):
             self._disk.fsync(here.fd)
         self._probe(here)

@@ -1,8 +1,8 @@
 """One writer at a time: flock on an empty file of our own, which is never unlinked.
 
 flock, not POSIX locks, which any close of the file anywhere in the process drops. Never unlinked, for whoever waits on
-the old inode and whoever makes a new one would both hold "the" lock. Unlocked explicitly, not only by close: a child
-that was forked meanwhile has a copy of the descriptor, and would keep the lock.
+the old inode and whoever makes a new one would both hold "the" lock. Unlocked explicitly, not only by close, and closed
+at once in a child that is forked meanwhile: its copy of the descriptor would keep the lock when the parent is killed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import sys
 import time
 from types import TracebackType
@@ -26,6 +27,9 @@ __all__ = ["FileLock"]
 _LOCK_LINE = re.compile(r"\d+: FLOCK +\S+ +\S+ +(?P<pid>[1-9]\d*) (?P<inode>\S+) ")
 _FIRST_WAIT_S = 0.0002
 _LONGEST_WAIT_S = 0.005
+_OWNER_RW = 0o600
+
+_held: set[FileLock] = set()
 
 
 class FileLock:
@@ -36,7 +40,7 @@ class FileLock:
         name: The lock file's name.
         dir_fd: The directory in which it stands.
         path: The lock file's whole path, for messages.
-        mode: The lock file's permissions when it is made.
+        mode: The lock file's permissions when it is made; whoever owns it can always write, for so it is opened.
         timeout_s: How long to wait for another holder, in seconds.
     """
 
@@ -45,26 +49,27 @@ class FileLock:
         self._name = name
         self._dir_fd = dir_fd
         self._path = path
-        self._mode = mode
+        self._mode = mode | _OWNER_RW
         self._timeout_s = timeout_s
         self._fd = -1
 
     def __enter__(self) -> Self:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with Step("lock snapshot", self._path):
-            self._fd = self._disk.open(self._name, flags, self._mode, self._dir_fd)
+            self._fd = self._open_file()
+            _held.add(self)
             try:
                 self._wait()
             except BaseException:
-                os.close(self._fd)
+                self.close()
                 raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self.close()
 
     def probe(self) -> None:
         """Ask the file system whether it still writes, at the price of one system call.
@@ -77,6 +82,26 @@ class FileLock:
             OSError: It does not.
         """
         self._disk.ftruncate(self._fd, 0)
+
+    def close(self) -> None:
+        """Close the descriptor, and not unlock: in a forked child, what the parent holds stays held."""
+        _held.discard(self)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _open_file(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return self._disk.open(self._name, flags, self._mode, self._dir_fd)
+        except FileNotFoundError:
+            fd = self._disk.open(self._name, flags | os.O_CREAT, self._mode, self._dir_fd)
+        try:
+            if stat.S_IMODE(os.fstat(fd).st_mode) != self._mode:  # the umask is for modes that nobody has chosen
+                self._disk.fchmod(fd, self._mode)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _wait(self) -> None:
         if _take(self._fd):
@@ -111,3 +136,13 @@ def _holder(fd: int) -> int | None:
     except OSError:
         return None
     return next((int(match["pid"]) for match in found), None)
+
+
+def _close_copies() -> None:
+    """In a forked child: let go of what is the parent's."""
+    for lock in tuple(_held):
+        lock.close()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_close_copies)

@@ -81,11 +81,16 @@ class Names:
         return f"{self.latest}.corrupt-{token}"
 
     def kept(self, generations: Sequence[Generation], latest: Generation | None) -> list[Generation]:
-        """The generations that were the latest once, newest first: those up to the one that is the latest now.
-
-        What is newer than it was never acknowledged: its writer died between naming it and making it the latest.
-        """
+        """The generations that were the latest once, newest first: those up to the one that is the latest now."""
         return [g for g in generations if latest is None or g.number <= latest.number]
+
+    def orphans(self, generations: Sequence[Generation], latest: Generation | None) -> list[Generation]:
+        """The generations that are newer than the latest, and were never acknowledged.
+
+        Their writer died between naming them and making them the latest. They go before a newer one is named, for then
+        they could not be told from the others.
+        """
+        return [g for g in generations if latest is not None and g.number > latest.number]
 
     def surplus(self, generations: Sequence[Generation], latest: Generation | None, keep: int) -> list[Generation]:
         """The generations to remove so that `keep` snapshots stay, the latest among them."""

@@ -28,16 +28,25 @@ class FileSource(Source):
     def __init__(self, fd: int, name: str, path: str, facts: os.stat_result) -> None:
         self.fd = fd
         self.name = name
-        self.path = path
+        self._path = path
         self.facts = facts
         self.size_bytes = facts.st_size
 
+    @property
+    def path(self) -> str:
+        return self._path
+
     def read_into(self, buffer: memoryview, offset: int) -> int:
         done = 0
-        with Step("read snapshot", self.path):
+        with Step("read snapshot", self._path):
             while done < len(buffer) and (n := os.preadv(self.fd, [buffer[done:]], offset + done)):
                 done += n
         return done
+
+    def evict(self) -> None:
+        """Have the next read come from the disk: after a failed fsync the cache may hold what the disk does not."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         os.close(self.fd)
