@@ -10,21 +10,22 @@ This file is pure, and does not check whether the bytes can be read again.
 
 from __future__ import annotations
 
-import copy
 from collections import abc
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import msgspec
 
 from ._plan import Plan
-from ._types import Fixed, Mapping, Node, Record, Sequence, Set, Union, Unknown, node_of
+from ._types import Fixed, Mapping, Node, Record, Scalar, Sequence, Set, Union, Unknown, node_of
 from ._values import class_of, is_array, is_mapping, is_set, is_tuple, names_of
 from ._wire import Wire
 
 __all__ = ["Canonical", "SameTextError", "option_of"]
 
 _ANY = Unknown(Any)
+_Assembly = Generator[tuple[Node, Any], Any, bytes]
+"""A value that is put together: it asks for the bytes of its parts, one after the other, and returns its own."""
 
 
 class SameTextError(ValueError):
@@ -45,29 +46,50 @@ class Canonical:
         self._classes: dict[type, Node] = {}
 
     def encode(self, node: Node, value: Any) -> bytes:
-        """The canonical bytes of a value of that node.
+        """The canonical bytes of a value of that node; without recursion, however deep the value is nested.
 
         Raises:
             SameTextError: Two of a mapping's keys have the same text.
             Exception: What msgspec raises on what it cannot encode.
         """
+        begun = self._begin(node, value)
+        if isinstance(begun, bytes):
+            return begun
+        open_ones = [begun]
+        encoded: bytes | None = None
+        while open_ones:
+            try:
+                part = open_ones[-1].send(encoded)
+            except StopIteration as end:
+                open_ones.pop()
+                encoded = end.value
+                continue
+            begun = self._begin(*part)
+            if isinstance(begun, bytes):
+                encoded = begun
+            else:
+                open_ones.append(begun)
+                encoded = None
+        return encoded or b""
+
+    def _begin(self, node: Node, value: Any) -> bytes | _Assembly:
         if self._plan.is_regular(node) or isinstance(node, Unknown):
             try:
                 return self._wire.encode(value)
             except TypeError:  # perhaps only an order that msgspec does not know
-                return self._assemble(self._seen(value), value)
+                return self._assemble(*self._seen(value))
         return self._assemble(node, value)
 
-    def _assemble(self, node: Node, value: Any) -> bytes:
+    def _assemble(self, node: Node, value: Any) -> bytes | _Assembly:
         match node:
             case Mapping() if is_mapping(value):
                 return self._mapping(node, value)
             case Set() if is_set(value):
-                return self._wire.sequence(sorted(self.encode(node.item, item) for item in value))
+                return self._items(((node.item, item) for item in value), in_order=False)
             case Sequence() if is_array(value):
-                return self._wire.sequence([self.encode(node.item, item) for item in value])
+                return self._items(((node.item, item) for item in value), in_order=True)
             case Fixed() if is_tuple(value) and len(value) == len(node.items):
-                return self._wire.sequence([self.encode(*pair) for pair in zip(node.items, value, strict=True)])
+                return self._items(zip(node.items, value, strict=True), in_order=True)
             case Record() if node.holds(value):
                 return self._record(node, value)
             case Union():
@@ -75,53 +97,82 @@ class Canonical:
             case _:
                 return self._wire.encode(value)
 
-    def _mapping(self, node: Mapping, value: abc.Mapping[Any, Any]) -> bytes:
-        entries = {self._wire.key(key): self.encode(node.value, item) for key, item in value.items()}
+    def _mapping(self, node: Mapping, value: abc.Mapping[Any, Any]) -> _Assembly:
+        entries: dict[bytes, bytes] = {}
+        for key, item in value.items():
+            entries[self._wire.key(key)] = yield node.value, item
         if len(entries) < len(value):
             raise SameTextError
         order = self._wire.key_order
         return self._wire.mapping(sorted(entries.items(), key=lambda entry: order(entry[0])))
 
-    def _record(self, node: Record, value: Any) -> bytes:
+    def _items(self, parts: Iterable[tuple[Node, Any]], *, in_order: bool) -> _Assembly:
+        encoded: list[bytes] = []
+        for part in parts:
+            encoded.append((yield part))  # noqa: PERF401  a comprehension cannot yield
+        return self._wire.sequence(encoded if in_order else sorted(encoded))
+
+    def _record(self, node: Record, value: Any) -> _Assembly:
         """Have msgspec encode a copy in which the parts that it cannot order are already encoded."""
-        twin = copy.copy(value)
+        twin = node.twin(value)
         for name, child in node.fields.items():
             part = node.get(value, name)
+            if self.is_default(node, name, part):
+                node.put(twin, name, node.defaults[name])
+                continue
             empty = part is None or part is msgspec.UNSET or (isinstance(part, abc.Sized) and len(part) == 0)
             if not self._plan.is_regular(child) and not empty:  # an empty one may be a default that is left out
-                node.put(twin, name, msgspec.Raw(self.encode(child, part)))
+                encoded = yield child, part
+                node.put(twin, name, msgspec.Raw(encoded))
         return self._wire.encode(twin)
 
-    def _seen(self, value: Any) -> Node:
-        """The node of a value whose declared type does not tell, as far as it may hold what msgspec cannot sort."""
-        if is_mapping(value):
-            return Mapping(Any, _ANY, _ANY, read_only=False)
-        if is_set(value):
-            return Set(Any, _ANY, read_only=False)
-        if is_array(value):
-            return Sequence(Any, _ANY, read_only=False)
-        cls = class_of(value)
-        if names_of(cls) is not None:
-            if cls not in self._classes:
-                self._classes[cls] = node_of(cls)
-            return self._classes[cls]
-        return _ANY
+    def is_default(self, node: Record, name: str, part: Any) -> bool:
+        """Whether it is a default that msgspec leaves out only where it is the very same object."""
+        if name not in node.defaults:
+            return False
+        child, default = node.fields[name], node.defaults[name]
+        if part is default:
+            return True
+        alike = type(part) is type(default) and part == default
+        return alike and self.encode(child, part) == self.encode(child, default)  # -0.0 == 0.0
+
+    def _seen(self, value: Any) -> tuple[Node, Any]:
+        """The node of a value whose declared type does not tell, as far as it may hold what msgspec cannot sort.
+
+        A value that msgspec does not know is replaced by what the user's hook makes of it.
+        """
+        while True:
+            if is_mapping(value):
+                return Mapping(Any, _ANY, _ANY, read_only=False), value
+            if is_set(value):
+                return Set(Any, _ANY, read_only=False), value
+            if is_array(value):
+                return Sequence(Any, _ANY, read_only=False), value
+            cls = class_of(value)
+            if names_of(cls) is not None:
+                if cls not in self._classes:
+                    self._classes[cls] = node_of(cls)
+                return self._classes[cls], value
+            value = self._wire.hooked(value)
+
+
+_KINDS: tuple[tuple[type[Node], Callable[[object], bool]], ...] = (
+    (Mapping, is_mapping),
+    (Set, is_set),
+    (Sequence, is_array),
+    (Fixed, is_tuple),
+)
 
 
 def option_of(node: Union, value: Any) -> Node:
     """The option of a union that a value is of, as far as it matters; a node without parts where none fits."""
-    kinds: tuple[tuple[type[Node], Callable[[object], bool]], ...] = (
-        (Mapping, is_mapping),
-        (Set, is_set),
-        (Sequence, is_array),
-        (Fixed, is_tuple),
-    )
+    cls = class_of(value)
     for option in node.options:
-        if isinstance(option, Record) and not option.is_dict and option.holds(value):
+        if (isinstance(option, Record) and option.cls is cls) or (isinstance(option, Scalar) and option.plain is cls):
             return option
     for option in node.options:
-        if isinstance(option, Record) and option.is_dict and option.holds(value):
+        if isinstance(option, Record) and option.holds(value):
             return option
-        if any(isinstance(option, kind) and fits(value) for kind, fits in kinds):
+        if any(isinstance(option, kind) and fits(value) for kind, fits in _KINDS):
             return option
     return _ANY

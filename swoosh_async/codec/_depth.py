@@ -20,54 +20,50 @@ MAX_DEPTH = 500
 """How many containers may stand in one another, in a state whose type does not bound it."""
 
 
-class _At:
-    """A container that was met, and the way back to the state."""
-
-    __slots__ = ("depth", "parent", "step", "value")
-
-    def __init__(self, value: Any, depth: int, parent: _At | None, step: str) -> None:
-        self.value = value
-        self.depth = depth
-        self.parent = parent
-        self.step = step
+_SHOWN = 8  # steps of the path that a message shows: enough to tell where it goes wrong
+_NO_PARTS = (str, bytes, int, float, type(None))
 
 
 def check_depth(state: Any) -> None:
-    """Check that the state can be read again, without recursion.
+    """Check that the state can be read again, without recursion, and with no more in memory than one way down.
 
     Raises:
         InvalidStateError: It is nested deeper than `MAX_DEPTH`, or contains itself.
     """
-    waiting = [_At(state, 1, None, "state")]
-    while waiting:
-        at = waiting.pop()
-        for step, part in _parts(at.value):
+    way = [(state, _parts(state))]
+    steps: list[Any] = []
+    above = {id(state)}
+    while way:
+        value, rest = way[-1]
+        for step, part in rest:
             if isinstance(part, _NO_PARTS):
                 continue
-            below = _At(part, at.depth + 1, at, step)
-            if below.depth > MAX_DEPTH and any(True for _ in _parts(part)):
-                raise InvalidStateError(_path(below), f"nested deeper than {MAX_DEPTH} levels, or containing itself")
-            waiting.append(below)
+            if id(part) in above:
+                raise InvalidStateError(_path(way, [*steps, step]), "contains itself")
+            if len(way) >= MAX_DEPTH and any(True for _ in _parts(part)):
+                raise InvalidStateError(_path(way, [*steps, step]), f"nested deeper than {MAX_DEPTH} levels")
+            way.append((part, _parts(part)))
+            steps.append(step)
+            above.add(id(part))
+            break
+        else:
+            way.pop()
+            del steps[-1:]
+            above.remove(id(value))
 
 
-_SHOWN = 8
-_NO_PARTS = (str, bytes, int, float, type(None))
-
-
-def _parts(value: Any) -> abc.Iterator[tuple[str, Any]]:
+def _parts(value: Any) -> abc.Iterator[tuple[Any, Any]]:
+    """The parts of a container, each with its key, its place or its field's name."""
     if is_mapping(value):
-        yield from ((f"[{key!r:.64}]", part) for key, part in value.items())
-    elif is_array(value) or is_set(value):
-        yield from ((f"[{i}]", part) for i, part in enumerate(value))
-    else:
-        names = names_of(class_of(value)) or ()
-        yield from ((f".{name}", getattr(value, name, None)) for name in names)
+        return iter(value.items())
+    if is_array(value) or is_set(value):
+        return enumerate(value)
+    return ((name, getattr(value, name, None)) for name in names_of(class_of(value)) or ())
 
 
-def _path(at: _At) -> str:
-    steps = [at.step]
-    while at.parent is not None:
-        at = at.parent
-        steps.append(at.step)
-    steps.reverse()
-    return "".join(steps[:_SHOWN]) + ("…" if len(steps) > _SHOWN else "")
+def _path(way: list[tuple[Any, Any]], steps: list[Any]) -> str:
+    path = "state"
+    for (value, _), step in zip(way, steps[:_SHOWN], strict=False):
+        is_field = not (is_mapping(value) or is_array(value) or is_set(value))
+        path += f".{step}" if is_field else f"[{step!r:.64}]"
+    return path + ("…" if len(steps) > _SHOWN else "")

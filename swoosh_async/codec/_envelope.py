@@ -19,13 +19,27 @@ import msgspec
 from ..models import MAX_INDEX
 from ._wire import WireFormat
 
-__all__ = ["FORMAT", "HEADER_BYTES", "Checksum", "Frame", "Head", "Header", "digits_of", "frame_of", "read_header"]
+__all__ = [
+    "FORMAT",
+    "HEADER_BYTES",
+    "MAX_HEADER_BYTES",
+    "Checksum",
+    "Frame",
+    "Head",
+    "Header",
+    "digits_of",
+    "frame_of",
+    "read_header",
+]
 
 FORMAT = 1
 """The newest format version that this package reads, and the one that it writes."""
 
 HEADER_BYTES = 4096
 """How much of a file is read to find its header, at first."""
+
+MAX_HEADER_BYTES = 1 << 20
+"""How long a header may be; only a very long timestamp makes it so."""
 
 _DIGITS = 64
 _BLANK = "0" * _DIGITS
@@ -134,7 +148,7 @@ def _rest(wire: WireFormat, hlc: str, index: int, schema_version: int) -> bytes:
 
 _JSON_REST = re.compile(
     rb'"format":([0-9]{1,9}),"last_applied_hlc":("(?:[^"\\]|\\.)*"),"last_applied_index":([0-9]{1,20}),'
-    rb'"schema_version":([0-9]{1,9}),"state":'
+    rb'"schema_version":([0-9]{1,20}),"state":'
 )
 _JSON_FORMAT = re.compile(rb'"format":([0-9]{1,9}),')
 

@@ -14,6 +14,8 @@ from ..errors import SchemaVersionError
 
 __all__ = ["Migration", "Migrations", "migration"]
 
+_VERSION_END = 1 << 63
+
 
 class Migration(msgspec.Struct, frozen=True):
     """A step from one schema version to the next.
@@ -52,7 +54,7 @@ class Migrations:
     """The steps to one schema version.
 
     Args:
-        schema_version: Where they lead, ≥ 1.
+        schema_version: Where they lead, 1 ≤ schema_version < 2**63.
         steps: In any order.
 
     Raises:
@@ -60,16 +62,17 @@ class Migrations:
     """
 
     def __init__(self, schema_version: int, steps: Iterable[Migration]) -> None:
-        if type(schema_version) is not int or schema_version < 1:
-            raise ValueError("schema_version must be an int >= 1")
+        if type(schema_version) is not int or not 1 <= schema_version < _VERSION_END:
+            raise ValueError("schema_version must be an int with 1 <= schema_version < 2**63")
         self.schema_version = schema_version
         self._steps: dict[int, Migration] = {}
         for step in steps:
             if step.from_version in self._steps:
                 raise ValueError(f"two migrations from schema version {step.from_version}")
             self._steps[step.from_version] = step
-        if self._steps and sorted(self._steps) != list(range(min(self._steps), schema_version)):
-            raise ValueError(f"migrations from {sorted(self._steps)} do not lead, step by step, to {schema_version}")
+        froms = sorted(self._steps)
+        if froms and (froms[-1] != schema_version - 1 or froms[-1] - froms[0] != len(froms) - 1):
+            raise ValueError(f"migrations from {froms} do not lead, step by step, to {schema_version}")
 
     def check(self, found: int) -> None:
         """Check that a state of that schema version can be read.

@@ -6,7 +6,6 @@ This file is pure, and decides by types alone; the values come later.
 from __future__ import annotations
 
 import copy
-from collections import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,11 @@ from ._types import Mapping, Node, Record, Scalar, Sequence, Set, Union, Unknown
 
 __all__ = ["Plan"]
 
+# Only what is of the declared kind is copied: list("ab") would make a list of a str that is none.
 _COPIES: tuple[tuple[type[Node], type, Callable[[Any], Any]], ...] = (
-    (Mapping, abc.Mapping, dict),
-    (Set, abc.Set, set),
-    (Sequence, abc.Sequence, list),
+    (Mapping, dict, dict),
+    (Set, set, set),
+    (Sequence, list, list),
 )
 _ORDERED = (str, int, float)
 
@@ -57,7 +57,10 @@ class Plan:
     def _isolate_record(self, record: Record, state: Any) -> tuple[Any, bool]:
         if not record.holds(state):
             return state, False
-        twin = copy.copy(state)
+        try:
+            twin = copy.copy(state)
+        except AttributeError:  # a Struct's field is not set, which encoding it will tell
+            return state, False
         for name, node in record.fields.items():
             if self.is_value(node):
                 continue
@@ -104,7 +107,8 @@ class Plan:
     def is_regular(self, node: Node) -> bool:
         """Whether msgspec's deterministic order makes the bytes of such a value canonical by itself.
 
-        It does for mappings whose keys are str, and for sets whose items it can sort.
+        It does for mappings whose keys are str, for sets whose items it can sort, and for records whose fields it
+        writes in their order, without asking whether one holds the very object that is its default.
         """
         known = self._regular.get(id(node))
         if known is None:
@@ -120,9 +124,11 @@ class Plan:
             case Unknown():
                 return False
             case Mapping(key=key):
-                return isinstance(key, Scalar) and key.declared is str
+                return isinstance(key, Scalar) and key.plain is str
             case Set(item=item):
-                return isinstance(item, Scalar) and item.declared in _ORDERED
+                return isinstance(item, Scalar) and item.plain in _ORDERED
+            case Record():
+                return not (node.defaults or node.as_set)
             case _:
                 return True
 

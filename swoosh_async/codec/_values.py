@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import abc
+from functools import cache
 from typing import Any, TypeGuard
 
 import msgspec
@@ -34,7 +35,7 @@ def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(value, tuple)
 
 
-def is_class(value: object) -> TypeGuard[type[Any]]:
+def is_class(value: object) -> bool:
     """Whether it is a class, and no alias of one with parameters."""
     return isinstance(value, type)
 
@@ -50,6 +51,7 @@ def tuple_names_of(cls: type[Any]) -> tuple[str, ...] | None:
     return names if issubclass(cls, tuple) else None
 
 
+@cache
 def names_of(cls: Any) -> tuple[str, ...] | None:
     """The names of the fields of a Struct, dataclass or attrs class; None for any other class."""
     if issubclass(cls, msgspec.Struct):

@@ -41,7 +41,7 @@ def available() -> bool:
     return bool(_find()[0])
 
 
-def compress(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def compress(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """One frame of these pieces, as it comes."""
     name, zstd = _find()
     if name == "compression.zstd":
@@ -89,6 +89,8 @@ def beginning(data: memoryview, size: int) -> bytes:
 
 def _pieces(data: memoryview) -> Iterator[bytes]:
     name, zstd = _find()
+    if zstd is None:
+        raise ModuleNotFoundError("reading a compressed snapshot needs zstd: pip install 'swoosh-async[zstd]'")
     if name == "compression.zstd":
         yield from _standard(zstd, data)
     else:

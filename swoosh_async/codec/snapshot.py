@@ -9,6 +9,7 @@ This file is pure: where the bytes come from and go to is not known here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast
 
 import msgspec
@@ -18,15 +19,28 @@ from ..errors import (
     FormatVersionError,
     InvalidStateError,
     LimitExceededError,
+    SchemaVersionError,
 )
 from ..models import Cursor, Snapshot
 from . import _zstd
 from ._canonical import Canonical
 from ._depth import check_depth
-from ._envelope import FORMAT, HEADER_BYTES, Checksum, Frame, Head, Header, digits_of, frame_of, read_header
+from ._envelope import (
+    FORMAT,
+    HEADER_BYTES,
+    MAX_HEADER_BYTES,
+    Checksum,
+    Frame,
+    Head,
+    Header,
+    digits_of,
+    frame_of,
+    read_header,
+)
 from ._migrations import Migration, Migrations
+from ._pieces import Pieces
 from ._plan import Plan
-from ._roundtrip import DECODE_ERRORS, RoundTrip
+from ._roundtrip import DECODE_ERRORS, ENCODE_ERRORS, RoundTrip, told
 from ._wire import DecodeHook, Hook, Json, MessagePack, Wire, WireFormat
 
 __all__ = ["MAX_DECODED_BYTES", "CodecOptions", "Decoded", "EncodedSnapshot", "Facts", "SnapshotCodec"]
@@ -35,6 +49,9 @@ S = TypeVar("S")
 
 MAX_DECODED_BYTES = 4 << 30
 """The largest envelope that is decompressed, unless told otherwise."""
+
+BLOCK_BYTES = 1 << 17
+"""How many bytes are handed on at a time."""
 
 _PIECE_BYTES = 1 << 20
 _LEGACY_KEYS = frozenset({"checksum", "format", "schema_version"})
@@ -70,6 +87,7 @@ class Facts(msgspec.Struct, frozen=True):
         cursor: The index and the timestamp up to which events are in it.
         checksum: ``sha256:`` and 64 hexadecimal digits; "" where it carries none, as a file of the Go package.
         schema_version: The state's schema version.
+        format_version: The version of the envelope's format; None where it has none, as a file of the Go package.
         format: The wire format.
         compression: How it is compressed.
         size_bytes: How long it is, as it is stored.
@@ -78,6 +96,7 @@ class Facts(msgspec.Struct, frozen=True):
     cursor: Cursor
     checksum: str
     schema_version: int
+    format_version: int | None
     format: WireFormat
     compression: Literal["zstd"] | None
     size_bytes: int
@@ -111,9 +130,17 @@ class EncodedSnapshot:
     """
 
     def __init__(
-        self, codec: SnapshotCodec[Any], cursor: Cursor, head: Head, body: Callable[[], Iterable[bytes]], *, eager: bool
+        self,
+        codec: SnapshotCodec[Any],
+        cursor: Cursor,
+        head: Head,
+        body: Callable[[], Iterable[bytes | memoryview]],
+        breathe: Callable[[], object],
+        *,
+        eager: bool = False,
     ) -> None:
         self._codec = codec
+        self._breathe = breathe
         self._head = head
         self._body = body
         self._checksum = Checksum(head.before, head.after)
@@ -137,9 +164,25 @@ class EncodedSnapshot:
         Raises:
             InvalidStateError: The state would not come back as it is.
         """
+        block: list[bytes | memoryview] = []
+        size = 0
         for piece in self._body():
-            self._checksum.update(piece)
-            yield piece
+            if not piece:
+                self._breathe()
+                continue
+            block.append(piece)
+            size += len(piece)
+            if size >= BLOCK_BYTES:
+                yield self._added(block)
+                block, size = [], 0
+        if block:
+            yield self._added(block)
+
+    def _added(self, block: list[bytes | memoryview]) -> bytes:
+        """The pieces as one, in the checksum too; adding that up lets go of the GIL, for long enough to be a breath."""
+        joined = b"".join(block)
+        self._checksum.update(joined)
+        return joined
 
     @property
     def checksum(self) -> str:
@@ -214,7 +257,6 @@ class SnapshotCodec(Generic[S]):
         self._format: WireFormat = format
         self._compressed = compression is not None
         self._migrations = Migrations(schema_version, migrations)
-        self._verify = verify
         self._max_decoded_bytes = max_decoded_bytes
         self._plan = Plan(state_type)
         self._wires: dict[WireFormat, Wire] = {
@@ -224,15 +266,21 @@ class SnapshotCodec(Generic[S]):
         self._roundtrips = {
             name: RoundTrip(self._plan.root, Canonical(self._plan, wire), wire) for name, wire in self._wires.items()
         }
+        self._pieces = Pieces(self._plan, self._wires[format], self._roundtrips[format], verify=verify)
         self._wires[format].decoder(state_type)  # raises TypeError now, not at the first load
 
     # ------------------------------------------------------------------ encode
 
-    def encode(self, snapshot: Snapshot[S]) -> EncodedSnapshot:
+    def encode(self, snapshot: Snapshot[S], *, breathe: Callable[[], object] = bool) -> EncodedSnapshot:
         """The snapshot, as it is now, as an iterable of pieces.
 
         A state whose type makes it a value, or a container of values, is encoded when the pieces are asked for; any
         other is encoded at once.
+
+        Args:
+            snapshot: What to encode.
+            breathe: Called after each piece, in whose making the GIL may have been held for some tenths of a
+                millisecond.
 
         Raises:
             InvalidStateError: It is no snapshot, or (here or when the pieces are asked for) would not come back as it
@@ -246,30 +294,40 @@ class SnapshotCodec(Generic[S]):
             head = Head(self._format, cursor.hlc, cursor.index, self.schema_version, compressed=self._compressed)
         except UnicodeEncodeError:
             raise InvalidStateError("last_applied_hlc", "holds a lone surrogate, which UTF-8 cannot express") from None
+        if max(len(head), len(head.inner)) > MAX_HEADER_BYTES:
+            raise InvalidStateError("last_applied_hlc", f"longer than {MAX_HEADER_BYTES} bytes with what is around it")
         state, isolated = self._plan.isolate(snapshot.state)
         if isolated:
-            return EncodedSnapshot(self, cursor, head, lambda: self._pieces(head, self._state(state)), eager=False)
-        encoded = list(self._state(state))
-        return EncodedSnapshot(self, cursor, head, lambda: self._pieces(head, encoded), eager=True)
+            return EncodedSnapshot(self, cursor, head, lambda: self._body(head, self._state(state)), breathe)
+        if self._plan.deep:
+            check_depth(state)
+        encoded = self._pieces.whole(self._plan.root, state, "state")
+        return EncodedSnapshot(self, cursor, head, lambda: self._body(head, [encoded]), breathe, eager=True)
 
     @property
     def schema_version(self) -> int:
         """The schema version that is written."""
         return self._migrations.schema_version
 
-    def _state(self, state: Any) -> Iterator[bytes]:
+    def _state(self, state: S) -> Iterator[bytes | memoryview]:
         if self._plan.deep:
             check_depth(state)
-        roundtrip = self._roundtrips[self._format]
-        encoded = roundtrip.encode(state)
-        if self._verify:
-            roundtrip.check(state, encoded)
-        yield encoded
+        yield from self._pieces.of(state)
 
-    def _pieces(self, head: Head, state: Iterable[bytes]) -> Iterator[bytes]:
+    def _body(self, head: Head, state: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         """The body of the file: the state and what closes the envelope, compressed with all before it if so."""
-        envelope = (piece for pieces in ((head.inner,), state, (head.tail,)) for piece in pieces if piece)
-        return _zstd.compress(envelope) if self._compressed else envelope
+        envelope = chain((head.inner,), state, (head.tail,))
+        return _zstd.compress(self._bounded(envelope)) if self._compressed else envelope
+
+    def _bounded(self, envelope: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """The envelope, unless it is larger than would be decompressed again."""
+        size = 0
+        for piece in envelope:
+            size += len(piece)
+            if size > self._max_decoded_bytes:
+                bound = self._max_decoded_bytes
+                raise LimitExceededError("snapshot", limit="max_decoded_bytes", found=None, bound=bound)
+            yield piece
 
     # ------------------------------------------------------------------ decode
 
@@ -320,7 +378,7 @@ class SnapshotCodec(Generic[S]):
         if frame is not None and digits is not None:
             rest = start[frame.after :]
             if frame.format is None or read_header(frame.format, rest) is None:
-                rest = stored.read(frame.after, _PIECE_BYTES)  # a long timestamp, or the first block of a zstd frame
+                rest = stored.read(frame.after, MAX_HEADER_BYTES)  # a long timestamp, or a zstd frame's first block
             inner = self._beginning(rest) if frame.format is None else rest
             header = read_header(frame.format or _format_of(inner), inner)
             if header is not None and header.format == FORMAT and header.schema_version <= self.schema_version:
@@ -351,7 +409,7 @@ class SnapshotCodec(Generic[S]):
         if frame.format is None:
             inner = memoryview(self._decompress(inner, where))
         wire = frame.format or _format_of(bytes(inner[:1]))
-        header = read_header(wire, bytes(inner[:HEADER_BYTES])) or read_header(wire, bytes(inner[:_PIECE_BYTES]))
+        header = read_header(wire, bytes(inner[:HEADER_BYTES])) or read_header(wire, bytes(inner[:MAX_HEADER_BYTES]))
         if header is None:
             raise CorruptSnapshotError(where, "the checksum matches, but the envelope is not one of this package")
         if header.format != FORMAT:
@@ -377,7 +435,9 @@ class SnapshotCodec(Generic[S]):
             raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw]) if _may_be_json(data) else {}
         except DECODE_ERRORS:
             raw = {}
-        if _LEGACY_KEYS & raw.keys() or not {"state", "last_applied_hlc", "last_applied_index"} <= raw.keys():
+        if _LEGACY_KEYS & raw.keys():
+            raise CorruptSnapshotError(where, "no checksum where it was written: the file was damaged or reformatted")
+        if not {"state", "last_applied_hlc", "last_applied_index"} <= raw.keys():
             raise CorruptSnapshotError(where, "not a snapshot: neither one of this package nor one of the Go package")
         try:
             cursor = Snapshot(
@@ -388,30 +448,43 @@ class SnapshotCodec(Generic[S]):
         except DECODE_ERRORS as error:
             raise CorruptSnapshotError(where, "the index or the timestamp is not one") from error
         header = Header(FORMAT, cursor.hlc, cursor.index, 1, 0)
-        facts = Facts(cursor, "", 1, "json", None, len(data))
+        facts = Facts(cursor, "", 1, None, "json", None, len(data))
         return _Opened(header, facts, memoryview(bytes(raw["state"])))
 
     def _snapshot(self, opened: _Opened, where: str) -> Snapshot[S]:
-        header, roundtrip = opened.header, self._roundtrips[opened.facts.format]
-        encoded: Any = opened.state
-        if header.schema_version != self.schema_version:
-            self._migrations.check(header.schema_version)
-            encoded = self._migrate(opened)
-        try:
-            state = cast("S", roundtrip.decode(encoded))
-        except DECODE_ERRORS as error:
-            reason = f"the state does not decode as the declared type ({type(error).__name__})"
-            if opened.facts.checksum:
-                reason += ", though its bytes are as they were written: if the type has changed, raise schema_version"
-            raise CorruptSnapshotError(where, reason) from error
+        header = opened.header
+        take = self._current if header.schema_version == self.schema_version else self._migrated
         return Snapshot(
-            state=state, last_applied_hlc=header.last_applied_hlc, last_applied_index=header.last_applied_index
+            state=cast("S", take(opened, where)),
+            last_applied_hlc=header.last_applied_hlc,
+            last_applied_index=header.last_applied_index,
         )
 
-    def _migrate(self, opened: _Opened) -> bytes:
-        wire = self._wires[opened.facts.format]
-        plain = wire.decoder(Any)(opened.state)
-        return wire.encode(self._migrations.apply(plain, opened.header.schema_version))
+    def _current(self, opened: _Opened, where: str) -> Any:
+        """The state of this schema version."""
+        try:
+            return self._roundtrips[opened.facts.format].decode(opened.state)
+        except DECODE_ERRORS as error:
+            reason = f"the state does not decode as the declared type ({told(error)})"
+            if opened.facts.checksum:
+                reason += ", though its bytes are as they were written: if the type has changed, raise schema_version"
+            raise CorruptSnapshotError(where, reason) from None  # msgspec's own message may show contents
+
+    def _migrated(self, opened: _Opened, where: str) -> Any:
+        """The state of an older schema version, brought to this one."""
+        found = opened.header.schema_version
+        self._migrations.check(found)
+        roundtrip = self._roundtrips[opened.facts.format]
+        try:
+            plain = roundtrip.plain(opened.state)
+        except DECODE_ERRORS as error:
+            raise CorruptSnapshotError(where, f"the state does not decode ({told(error)})") from None
+        migrated = self._migrations.apply(plain, found)
+        try:
+            return roundtrip.convert(migrated)
+        except (*ENCODE_ERRORS, *DECODE_ERRORS) as error:
+            detail = f"what the migrations gave does not decode as the declared type ({told(error)})"
+            raise SchemaVersionError(found=found, supported=self.schema_version, detail=detail) from None
 
 
 def _format_of(inner: bytes) -> WireFormat:
@@ -423,6 +496,7 @@ def _facts(header: Header, digits: str, frame: Frame, inner: bytes, size_bytes: 
         cursor=Cursor(header.last_applied_index, header.last_applied_hlc),
         checksum=f"sha256:{digits}",
         schema_version=header.schema_version,
+        format_version=header.format,
         format=frame.format or _format_of(inner),
         compression="zstd" if frame.format is None else None,
         size_bytes=size_bytes,
