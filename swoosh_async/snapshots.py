@@ -133,6 +133,16 @@ class SnapshotStore(Generic[S]):
         self, backend: SnapshotBackend, state_type: type[S], *, keep: int = ..., **options: Unpack[CodecOptions]
     ) -> None: ...
 
+    @overload
+    def __init__(
+        self,
+        backend: SnapshotBackend,
+        state_type: Any,
+        *,
+        keep: int = ...,
+        **options: Unpack[CodecOptions],
+    ) -> None: ...
+
     def __init__(
         self,
         backend: SnapshotBackend,
@@ -445,6 +455,19 @@ class FileSnapshotStore(SnapshotStore[S]):
         **options: Unpack[CodecOptions],
     ) -> None: ...
 
+    @overload
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        state_type: Any,
+        *,
+        keep: int = ...,
+        mode: int | None = ...,
+        lock_timeout_s: float = ...,
+        max_file_bytes: int = ...,
+        **options: Unpack[CodecOptions],
+    ) -> None: ...
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -480,6 +503,9 @@ class InMemorySnapshotStore(SnapshotStore[S]):
 
     @overload
     def __init__(self, state_type: type[S], *, keep: int = ..., **options: Unpack[CodecOptions]) -> None: ...
+
+    @overload
+    def __init__(self, state_type: Any, *, keep: int = ..., **options: Unpack[CodecOptions]) -> None: ...
 
     def __init__(self, state_type: Any = OrchestratorState, *, keep: int = 1, **options: Unpack[CodecOptions]) -> None:
         super().__init__(MemoryBackend(), state_type, keep=keep, **options)

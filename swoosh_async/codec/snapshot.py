@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -159,11 +159,13 @@ class EncodedSnapshot:
         return len(self._head)
 
     def body(self) -> Iterator[bytes]:
-        """The pieces that follow the head; encoded as they are asked for, and asked for once.
+        """The pieces that follow the head; encoded as they are asked for, anew if they are asked for again.
 
         Raises:
             InvalidStateError: The state would not come back as it is.
+            LimitExceededError: It would decompress to more than `max_decoded_bytes`.
         """
+        self._checksum = Checksum(self._head.before, self._head.after)
         block: list[bytes | memoryview] = []
         size = 0
         for piece in self._body():
@@ -227,7 +229,7 @@ class SnapshotCodec(Generic[S]):
         enc_hook: As msgspec's: turns an object of a type that msgspec does not know into one that it does.
         dec_hook: As msgspec's: the way back.
         verify: Whether what is encoded is decoded again and compared before it counts as encoded.
-        max_decoded_bytes: The largest envelope that is decompressed.
+        max_decoded_bytes: The largest envelope that is compressed or decompressed.
 
     Raises:
         ValueError: The format or the compression is unknown, or the migrations do not lead to the schema version.
@@ -235,9 +237,15 @@ class SnapshotCodec(Generic[S]):
         TypeError: msgspec does not support the type.
     """
 
+    @overload
+    def __init__(self, state_type: type[S], **options: Unpack[CodecOptions]) -> None: ...
+
+    @overload
+    def __init__(self, state_type: Any, **options: Unpack[CodecOptions]) -> None: ...
+
     def __init__(
         self,
-        state_type: type[S] | Any,
+        state_type: Any,
         *,
         format: WireFormat = "json",  # noqa: A002  the name that users know
         compression: Literal["zstd"] | None = None,

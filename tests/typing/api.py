@@ -1,0 +1,236 @@
+"""Every public signature, used as users use it; checked by mypy and pyright, both strict, and never run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, assert_type
+
+import aiofiles
+import anyio
+import msgspec
+
+import swoosh_async
+from swoosh_async import (
+    BackendError,
+    ClockDriftError,
+    ClosedError,
+    ConflictError,
+    CorruptJournalError,
+    CorruptSnapshotError,
+    Cursor,
+    FallbackWarning,
+    FencedError,
+    FileBackend,
+    FileSnapshotStore,
+    FormatVersionError,
+    HybridLogicalClock,
+    InMemorySnapshotStore,
+    InvalidStateError,
+    Lease,
+    LimitExceededError,
+    LockedError,
+    MemoryBackend,
+    OrchestratorState,
+    OutcomeUnknownError,
+    PoisonedError,
+    SchemaVersionError,
+    Snapshot,
+    SnapshotBackend,
+    SnapshotCodec,
+    SnapshotNotFoundError,
+    SnapshotRef,
+    SnapshotStore,
+    StaleSnapshotError,
+    SwooshError,
+    Task,
+    TaskStatus,
+    Timestamp,
+    Worker,
+    migration,
+)
+from swoosh_async.backends.base import Blob, Position, Source, Stored
+from swoosh_async.codec import CodecOptions, Decoded, EncodedSnapshot, Facts, Migration
+
+
+class Book(msgspec.Struct, frozen=True):
+    """A user's own state."""
+
+    cash: float = 0.0
+
+
+@migration(1)
+def renamed(state: dict[str, Any]) -> dict[str, Any]:
+    """A step between schemas."""
+    return {"cash": state["money"]}
+
+
+async def stores() -> None:
+    """Stores, with the default state and with one's own."""
+    default = FileSnapshotStore("var/snapshot.json")
+    assert_type(default, FileSnapshotStore[OrchestratorState])
+    assert_type((await default.load_latest()).state, OrchestratorState)
+    assert_type(
+        FileSnapshotStore(Path("x"), keep=3, mode=0o640, lock_timeout_s=1.0), FileSnapshotStore[OrchestratorState]
+    )
+
+    own = FileSnapshotStore(
+        Path("var/book.zst"),
+        Book,
+        keep=5,
+        mode=0o600,
+        lock_timeout_s=2.5,
+        max_file_bytes=1 << 20,
+        format="msgpack",
+        compression="zstd",
+        verify=False,
+        schema_version=2,
+        migrations=[renamed],
+        enc_hook=str,
+        dec_hook=lambda declared, plain: declared(plain),
+        max_decoded_bytes=1 << 20,
+    )
+    assert_type(own, FileSnapshotStore[Book])
+    ref = await own.save(Snapshot(state=Book(1.5), last_applied_hlc="", last_applied_index=1), allow_rollback=True)
+    assert_type(ref, SnapshotRef)
+    assert_type((ref.index, ref.hlc, ref.size_bytes, ref.checksum, ref.name), tuple[int, str, int, str, str])
+    assert_type(ref.duration_s, float | None)
+    assert_type(ref.cursor, Cursor)
+    assert_type(await own.load_latest(fallback=True), Snapshot[Book])
+    assert_type(await own.load(ref), Snapshot[Book])
+    assert_type(await own.history(), list[SnapshotRef])
+    assert_type(await own.prune(), list[SnapshotRef])
+    assert_type(await own.prune(2), list[SnapshotRef])
+
+    assert_type(InMemorySnapshotStore(), InMemorySnapshotStore[OrchestratorState])
+    assert_type(InMemorySnapshotStore(Book, keep=2, format="json"), InMemorySnapshotStore[Book])
+    assert_type(InMemorySnapshotStore(dict[str, int]), InMemorySnapshotStore[dict[str, int]])
+    anything = InMemorySnapshotStore[Mapping[str, int] | None](Mapping[str, int] | None)
+    assert_type((await anything.load_latest()).state, Mapping[str, int] | None)
+    assert_type(SnapshotStore(MemoryBackend()), SnapshotStore[OrchestratorState])
+    assert_type(SnapshotStore(FileBackend("var/orchestrator"), Book, keep=3), SnapshotStore[Book])
+
+
+async def tasks_and_scopes(store: FileSnapshotStore[Book], snapshot: Snapshot[Book]) -> None:
+    """A save can be started as any coroutine can."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(store.save, snapshot)
+    with anyio.move_on_after(1):
+        await store.save(snapshot)
+
+
+async def in_and_out(store: FileSnapshotStore[Book]) -> None:
+    """Files of aiofiles and of anyio."""
+    async with aiofiles.open("copy", "wb") as written:
+        assert_type(await store.export(written), SnapshotRef)
+    async with aiofiles.open("copy", "rb") as read:
+        assert_type(await store.import_(read, allow_rollback=True), SnapshotRef)
+    async with await anyio.open_file("copy", "wb") as written_too:
+        await store.export(written_too)
+    async with await anyio.open_file("copy", "rb") as read_too:
+        await store.import_(read_too)
+
+
+def models() -> None:
+    """The default state and its helpers."""
+    task = Task("a", TaskStatus.PENDING, attempts=0, deadline=1.5, dependencies=("b",), labels={"zone": "a"})
+    assert_type(task.begun_by("w"), Task)
+    assert_type(task.ended(TaskStatus.SUCCEEDED, "done"), Task)
+    assert_type(task.status.final, bool)
+    assert_type(task.labels, Mapping[str, str])
+    state = OrchestratorState().with_tasks(task).without_tasks("b")
+    state = state.with_workers(Worker("w", capacity=2, last_seen=1.0)).without_workers("v")
+    state = state.with_leases(Lease("l", "w", 2.0, token=1)).without_leases("m")
+    state = state.with_settings({"a": "b"}).without_settings("c")
+    assert_type(state, OrchestratorState)
+    assert_type([ready.id for ready in state.ready_tasks()], list[str])
+    snapshot = Snapshot(state=state, last_applied_index=3)
+    assert_type(snapshot, Snapshot[OrchestratorState])
+    assert_type(snapshot.cursor < Cursor(4, "x"), bool)
+
+
+def time() -> None:
+    """Hybrid logical time."""
+    clock = HybridLogicalClock(7, last="", max_drift_s=None, time_ns=lambda: 5)
+    stamp = clock.now()
+    assert_type(stamp, Timestamp)
+    assert_type(clock.observe(Timestamp.parse(str(stamp))), Timestamp)
+    assert_type(HybridLogicalClock(last=stamp).last, Timestamp)
+    assert_type((stamp.wall_ns, stamp.logical, stamp.node), tuple[int, int, int])
+    assert_type(stamp.plus(2) > stamp, bool)
+
+
+def codec(stored: Source) -> None:
+    """Bytes without a store."""
+    options: CodecOptions = {"format": "json", "schema_version": 2, "migrations": [renamed]}
+    made = SnapshotCodec(Book, **options)
+    assert_type(renamed, Migration)
+    encoded = made.encode(Snapshot(state=Book()))
+    assert_type(encoded, EncodedSnapshot)
+    data = b"".join(encoded)
+    assert_type(made.decode(data, where="here"), Decoded[Book])
+    assert_type(made.read(stored).snapshot.state, Book)
+    assert_type(made.facts(stored), Facts)
+    assert_type(made.verify(stored).cursor, Cursor)
+
+
+class Shelf(SnapshotBackend):
+    """A backend of a third party."""
+
+    @property
+    def where(self) -> str:
+        """Where it is."""
+        return "shelf"
+
+    def put(self, blob: Blob, *, keep: int, allow_rollback: bool) -> Stored:
+        """Store it."""
+        assert_type(blob.position, Position)
+        body = b"".join(blob.body())
+        return Stored("name", len(blob.head() + body) + keep + allow_rollback)
+
+    def open(self, name: str | None = None) -> Source:
+        """Open it."""
+        raise SnapshotNotFoundError(self.where, detail=name or "")
+
+    def names(self) -> Sequence[str]:
+        """What there is."""
+        return ()
+
+    def prune(self, keep: int) -> Sequence[str]:
+        """Keep the newest."""
+        return ()[:keep]
+
+
+def errors(error: SwooshError) -> object:  # noqa: C901, PLR0912  one case for each
+    """What errors carry."""
+    match error:
+        case SnapshotNotFoundError():
+            return assert_type(error.others, tuple[str, ...])
+        case InvalidStateError():
+            return assert_type((error.path, error.reason), tuple[str, str])
+        case StaleSnapshotError():
+            return assert_type((error.index, error.stored), tuple[int, int])
+        case ConflictError():
+            return assert_type((error.expected, error.found), tuple[int, int])
+        case LockedError():
+            return assert_type((error.pid, error.host), tuple[int | None, str | None])
+        case FencedError():
+            return assert_type((error.epoch, error.found), tuple[int, int])
+        case SchemaVersionError() | FormatVersionError():
+            return assert_type((error.found, error.supported), tuple[int, int])
+        case LimitExceededError():
+            return assert_type((error.found, error.bound), tuple[int | None, int])
+        case ClosedError():
+            return assert_type(error.where, str)
+        case PoisonedError():
+            return assert_type(error.reason, str)
+        case BackendError() | OutcomeUnknownError():
+            return assert_type((error.step, error.path), tuple[str, str])
+        case CorruptSnapshotError():
+            return assert_type((error.path, error.reason), tuple[str, str])
+        case CorruptJournalError():
+            return assert_type((error.path, error.offset, error.index), tuple[str, int, int])
+        case ClockDriftError():
+            return assert_type((error.drift_s, error.max_drift_s), tuple[float, float])
+        case _:
+            return assert_type(swoosh_async.__version__, str), FallbackWarning
