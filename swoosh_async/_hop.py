@@ -77,7 +77,8 @@ class Loop:
     def comes_again(self, stopped: BaseException) -> bool:
         """Whether that is the cancellation of a scope around the caller, which comes again at the next checkpoint.
 
-        A native asyncio one does not, nor does Ctrl-C: who waits in spite of it raises it again.
+        A native asyncio one does not, nor does Ctrl-C: who waits in spite of it raises it again. A native one that
+        comes in the same turn as a scope's cannot be told from it: asyncio makes one of the two (anyio issue 1214).
         """
         if not isinstance(stopped, get_cancelled_exc_class()):
             return False

@@ -6,7 +6,9 @@
 - Cancelled before its item was begun: withdrawn, nothing happened, and the line goes on without it. Begun: the caller
   waits for the end, whatever and however often it is cancelled; then a native cancellation is raised again, while under
   an anyio scope or trio the call returns normally and the cancellation comes at the next checkpoint.
-- One lane may be used from several event loops and threads. A forked child starts with an empty line of its own.
+- One lane may be used from several event loops and threads. Who is handed the lead needs its loop to turn: one that
+  blocks holds up those behind it, on other loops too, until it turns, is closed, or somebody new calls.
+- A forked child starts with an empty line of its own.
 
 This file knows nothing of what is served. Waiters of one loop that are likely to be served together share one event,
 since an event for each caller is what costs; the first of them has its own, so that a hand-over wakes one and not all.
@@ -33,6 +35,7 @@ I = TypeVar("I")  # noqa: E741  an item
 R = TypeVar("R")
 
 _starting: dict[int, threading.Lock] = {}
+"""Per forked process, the lock under which its threads start lanes anew: one of the parent's may be held for ever."""
 
 
 class _Stage(Enum):

@@ -603,6 +603,7 @@ import anyio
 from tests import test_cancellation as t
 from tests._faults import HookDisk, loop_factory
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs us in the background may have it ignored
 path, step, loop, times = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 disk = HookDisk()
 store = t.real(path, disk)

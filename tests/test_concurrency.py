@@ -40,7 +40,10 @@ from swoosh_async.backends.memory import MemoryBackend
 
 from ._faults import BOUND_S, LOOPS, NATIVE, STORM_S, Backend, HookDisk, bounded, happens, process, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore:a state of type"),  # a busy machine may take its time with the smallest state
+]
 
 
 class State(msgspec.Struct, frozen=True):

@@ -335,6 +335,31 @@ async def test_taken_by_another_loop_while_it_leaves(loop_guard: LoopGuard) -> N
 
 
 @native
+async def test_taken_by_another_loop_while_there_is_no_thread(loop_guard: LoopGuard) -> None:
+    """A caller that gets no thread to lead with has its result all the same, if another loop's leader serves it."""
+    line = Line(batch_items=8)
+    others: list[threading.Thread] = []
+
+    async def no_thread(_: Any) -> None:
+        del line.lane._lead  # type: ignore[method-assign]
+        others.append(threading.Thread(target=anyio.run, args=(line.lane.submit, "another")))
+        others[0].start()
+        with loop_guard.allow():
+            assert line.clerk._began.acquire(timeout=BOUND_S)
+        raise RuntimeError("can't start new thread")
+
+    line.lane._lead = no_thread  # type: ignore[method-assign, assignment]
+    line.start(0)
+    await until(lambda: line.clerk.batches)
+    await turns()
+    assert line.clerk.batches == [[0, "another"]]
+    line.clerk.let_all_go()
+    await line.all_end()
+    assert line.ends == {0: "done 0"}
+    await anyio.to_thread.run_sync(others[0].join)
+
+
+@native
 @pytest.mark.parametrize("times", [1, 2, 5])
 async def test_leader_cancelled_in_the_midst(times: int) -> None:
     """A leader that is cancelled while it serves ends after its batch, and then another leads."""
@@ -568,7 +593,7 @@ async def test_begun_follower_in_two_timeouts() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("backend", NATIVE[:1])  # uvloop and the factory of Python 3.13.0 do not get on
 def test_eager_tasks(backend: Backend) -> None:
     """Tasks that begin before they are scheduled are served and cancelled like others."""
 
@@ -726,6 +751,25 @@ async def test_a_waiting_coroutine_is_closed() -> None:
     assert line.clerk.served == [0, 1]
 
 
+@native
+async def test_a_begun_coroutine_is_closed() -> None:
+    """A caller whose coroutine is closed while its item is served cannot wait for the end, and does not try."""
+    line = Line(batch_items=2)
+    line.start(0)
+    await line.clerk.begins()
+    line.start(1)
+    await line.takes(1)
+    closed = line.lane.submit("closed")
+    closed.send(None)
+    line.clerk.let_go()
+    await line.clerk.begins()
+    assert line.clerk.batches == [[0], [1, "closed"]]
+    closed.close()
+    line.clerk.let_all_go()
+    await line.all_end()
+    assert await line.lane.submit("next") == "done next"
+
+
 def test_a_waiting_coroutine_is_closed_without_a_loop() -> None:
     """The same after its loop has gone; who waits on another loop goes on."""
     line = Line()
@@ -753,6 +797,29 @@ def test_a_waiting_coroutine_is_closed_without_a_loop() -> None:
     gone.run_until_complete(line.all_end())
     gone.close()
     assert line.clerk.served == ["leads", "goes on"]
+
+
+def test_a_loop_that_stands_still_is_passed_by() -> None:
+    """Where the one to lead is on a loop that does not turn, whoever calls next leads for all who wait."""
+    line = Line()
+    still = asyncio.new_event_loop()
+    leader = threading.Thread(target=anyio.run, args=(line.lane.submit, "leads"))
+
+    async def wait() -> None:
+        line.start("waits")
+        await line.takes("waits")
+
+    leader.start()
+    assert line.clerk._began.acquire(timeout=BOUND_S)
+    still.run_until_complete(wait())
+    line.clerk.let_all_go()
+    leader.join(BOUND_S)
+    assert line.lane._leader is None
+    assert anyio.run(line.lane.submit, "comes") == "done comes"
+    still.run_until_complete(line.all_end())
+    still.close()
+    assert line.ends == {"waits": "done waits"}
+    assert line.clerk.served == ["leads", "waits", "comes"]
 
 
 def test_callers_of_a_closed_loop_are_passed_over() -> None:
@@ -852,6 +919,7 @@ async def test_user_threads_that_call_back() -> None:
 FORK = """
 import asyncio, os, sys, threading, warnings
 import anyio
+from swoosh_async import _lane
 from swoosh_async._lane import Lane
 
 warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads is forked is what is tried here
@@ -878,6 +946,16 @@ if held:
     lane._mutex.acquire()
 child = os.fork()
 if child == 0:
+    class Os:  # all threads find at the same time that this is another process
+        def getpid(self):
+            if not known.__dict__:
+                known.pid = os.getpid()
+                everybody.wait(20)
+            return os.getpid()
+
+    known, everybody = threading.local(), threading.Barrier(8)
+    _lane.os = Os()
+
     async def one(item):
         return await lane.submit(item)
 
@@ -916,6 +994,7 @@ import anyio, trio
 from swoosh_async._hop import Loop
 from swoosh_async._lane import Lane
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs us in the background may have it ignored
 began, let_go = threading.Semaphore(0), threading.Semaphore(0)
 ended = []
 
@@ -1072,6 +1151,33 @@ async def test_nobody_is_woken_for_nothing(batch_items: int) -> None:
             tasks.start_soon(caller, number)
     assert line.clerk.served == line.order
     assert steps.count <= 8 * 500
+
+
+async def test_only_those_are_woken_whom_it_concerns() -> None:
+    """A hand-over wakes one of those who wait, and the end of a batch wakes nobody who came while it was served."""
+    line = Line(batch_items=100)
+    steps = {item: Steps() for item in range(21)}
+
+    async def caller(item: int) -> None:
+        line.order.append(item)
+        await steps[item].of(line.lane.submit(item))
+
+    async with bounded(), anyio.create_task_group() as tasks:
+        for items in (range(1), range(1, 11), range(11, 21)):
+            for item in items:
+                tasks.start_soon(caller, item)
+                await line.takes(item)
+            if items.start:  # one batch waits, and the one before it ends
+                before = {item: steps[item].count for item in items}
+                line.clerk.let_go()
+                await line.clerk.begins()
+                await turns()
+                resumed = [item for item in items if steps[item].count > before[item]]
+                assert resumed == [items.start]
+            else:
+                await line.clerk.begins()
+        line.clerk.let_all_go()
+    assert line.clerk.batches == [[0], list(range(1, 11)), list(range(11, 21))]
 
 
 async def test_nobody_starves() -> None:

@@ -44,6 +44,7 @@ class Canonical:
         self._plan = plan
         self._wire = wire
         self._classes: dict[type, Node] = {}
+        self._specials: dict[int, list[tuple[str, Node]]] = {}
 
     def encode(self, node: Node, value: Any) -> bytes:
         """The canonical bytes of a value of that node; without recursion, however deep the value is nested.
@@ -114,17 +115,33 @@ class Canonical:
 
     def _record(self, node: Record, value: Any) -> _Assembly:
         """Have msgspec encode a copy in which the parts that it cannot order are already encoded."""
-        twin = node.twin(value)
-        for name, child in node.fields.items():
+        twin = node.twin(value) if node.as_set else None
+        for name, child in self._special(node):
             part = node.get(value, name)
             if self.is_default(node, name, part):
-                node.put(twin, name, node.defaults[name])
+                new = node.defaults[name]
+                if part is new:
+                    continue
+            elif self._plan.is_regular(child) or _is_empty(part):  # an empty one may be a default that is left out
                 continue
-            empty = part is None or part is msgspec.UNSET or (isinstance(part, abc.Sized) and len(part) == 0)
-            if not self._plan.is_regular(child) and not empty:  # an empty one may be a default that is left out
+            else:
                 encoded = yield child, part
-                node.put(twin, name, msgspec.Raw(encoded))
-        return self._wire.encode(twin)
+                new = msgspec.Raw(encoded)
+            if twin is None:
+                twin = node.twin(value)
+            node.put(twin, name, new)
+        return self._wire.encode(value if twin is None else twin)
+
+    def _special(self, node: Record) -> list[tuple[str, Node]]:
+        """The fields of a record that msgspec cannot be left to encode by itself."""
+        found = self._specials.get(id(node))
+        if found is None:
+            found = self._specials[id(node)] = [
+                (name, child)
+                for name, child in node.fields.items()
+                if name in node.defaults or not self._plan.is_regular(child)
+            ]
+        return found
 
     def is_default(self, node: Record, name: str, part: Any) -> bool:
         """Whether it is a default that msgspec leaves out only where it is the very same object."""
@@ -154,6 +171,10 @@ class Canonical:
                     self._classes[cls] = node_of(cls)
                 return self._classes[cls], value
             value = self._wire.hooked(value)
+
+
+def _is_empty(part: Any) -> bool:
+    return part is None or part is msgspec.UNSET or (isinstance(part, abc.Sized) and len(part) == 0)
 
 
 _KINDS: tuple[tuple[type[Node], Callable[[object], bool]], ...] = (

@@ -17,8 +17,6 @@ from itertools import chain
 from operator import attrgetter, itemgetter, methodcaller
 from typing import Any
 
-import msgspec
-
 from ._canonical import option_of
 from ._types import Fixed, Mapping, Node, Record, Scalar, Sequence, Set, Union, walk
 from ._values import class_of, is_array, is_mapping, is_set, names_of
@@ -124,22 +122,22 @@ def _present(values: list[Any]) -> Iterator[Any]:
 def size_of(value: Any, limit: int) -> int:
     """Roughly how many bytes a value takes, or more than `limit` once it is passed."""
     size = 0
-    waiting = [value]
-    while waiting and size <= limit:
-        part = waiting.pop()
-        kind = class_of(part)
-        size += 8
-        if kind is str or kind is bytes:
-            size += len(part)
-        elif kind in _SMALL:
-            continue
-        elif isinstance(part, msgspec.Struct):
-            waiting.extend(msgspec.structs.astuple(part))
-        elif is_mapping(part):
-            waiting.extend(part.keys())
-            waiting.extend(part.values())
-        elif is_array(part) or is_set(part):
-            waiting.extend(part)
-        else:
-            waiting.extend(getattr(part, name, None) for name in names_of(kind) or ())
+    level: list[Any] = [value]
+    while level and size <= limit:
+        size += 8 * len(level)
+        below: list[Any] = []
+        for part in level:
+            kind = class_of(part)
+            if kind is str or kind is bytes:
+                size += len(part)
+            elif kind in _SMALL:
+                continue
+            elif kind is dict or is_mapping(part):
+                below += part
+                below += part.values()
+            elif kind is tuple or kind is list or is_array(part) or is_set(part):
+                below += part
+            else:
+                below += (getattr(part, name, None) for name in names_of(kind) or ())
+        level = below
     return size
