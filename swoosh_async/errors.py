@@ -313,7 +313,7 @@ class CorruptSnapshotError(SwooshError):
         super().__init__(f"{path}: {reason}; {todo}")
         self.path = path
         self.reason = reason
-        self.others = others or ()
+        self.others: tuple[str, ...] = others or ()
 
 
 class CorruptJournalError(SwooshError):

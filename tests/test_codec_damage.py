@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swoosh_async.codec import SnapshotCodec, _zstd
+from swoosh_async.codec import SnapshotCodec, _zstd, migration
 from swoosh_async.codec._envelope import FORMAT, HEADER_BYTES, frame_of
 from swoosh_async.errors import (
     CorruptSnapshotError,
@@ -284,6 +284,14 @@ def test_a_messagepack_state_that_does_not_decode(state: bytes) -> None:
     data = written(("msgpack", None), Snapshot(state=OrchestratorState()))
     head, _, _ = data.partition(b"\xa5state")
     assert "the state does not decode as the declared type (" in reason(resealed(head + b"\xa5state" + state))
+
+
+@pytest.mark.parametrize("state", [b"", b"nul", b"[1", b'"\xff"', b'"\\ud800"', b"[" * 100_000])
+def test_an_older_state_that_does_not_decode(state: bytes) -> None:
+    """What is not even plain data is damage, and no migration sees it."""
+    head, _, _ = written(("json", None)).partition(b',"state":')
+    reader = SnapshotCodec(int, schema_version=2, migrations=[migration(1)(lambda _: 1)])
+    assert reason(resealed(head + b',"state":' + state + b"}"), reader).startswith("the state does not decode (")
 
 
 def test_what_was_written_is_not_shown() -> None:

@@ -37,6 +37,7 @@ class Columns:
     def __init__(self) -> None:
         self._holding: dict[int, tuple[_Part, ...]] = {}
         self._floating: dict[int, tuple[_Part, ...]] = {}
+        self._telling: dict[int, tuple[_Part, ...]] = {}
 
     def held(self, node: Node, values: list[Any], limit: int) -> int:
         """How many items and entries all containers of these values hold, or more than `limit` once it is passed.
@@ -54,6 +55,21 @@ class Columns:
                 count += self.held(child, below, limit - count)
         return count
 
+    def texts(self, node: Node, values: list[Any], *, levels: int) -> int:
+        """How long all str and bytes among these values are together, down to so many levels of containers.
+
+        Raises:
+            Exception: A value is not of its declared type.
+        """
+        if isinstance(node, Scalar):
+            return sum(map(len, _present(values))) if _is_text(node) else 0
+        if _is_container(node):
+            if levels == 0:
+                return 0
+            levels -= 1
+        below = ((child, column(values)) for child, column in _parts(self._telling, _is_text, node))
+        return sum(self.texts(child, column, levels=levels) for child, column in below if column)
+
     def finite(self, node: Node, values: list[Any]) -> bool:
         """Whether no float among these values is NaN or infinite.
 
@@ -68,6 +84,10 @@ class Columns:
 
 def _is_container(node: Node) -> bool:
     return isinstance(node, Mapping | Sequence | Set)
+
+
+def _is_text(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.plain in (str, bytes)
 
 
 def _is_float(node: Node) -> bool:

@@ -34,7 +34,7 @@ __all__ = ["PIECE_BYTES", "Pieces"]
 PIECE_BYTES = 1 << 16
 """How large a piece is meant to be."""
 
-PIECE_ITEMS = 1 << 11
+PIECE_ITEMS = 1 << 13
 """How many items of containers a value may hold and still be encoded in one call."""
 
 _CHANGED = "was changed while it was saved, though its type promises that it is not"
@@ -87,14 +87,20 @@ class Pieces:
             return False
 
     def _is_large(self, node: Node, values: list[Any]) -> bool:
-        """Whether these values hold too much for one call: exactly, for containers; by a sample, for bytes."""
+        """Whether these values hold too much for one call: by their items, and by their texts.
+
+        The texts within the containers of entries are judged by a sample; all else is counted.
+        """
+        one, most = len(values) == 1, 4 * PIECE_BYTES
         try:
-            if self._columns.held(node, values, PIECE_ITEMS) > PIECE_ITEMS * min(len(values), 2):
+            if self._columns.held(node, values, PIECE_ITEMS) > PIECE_ITEMS:
+                return True
+            if self._columns.texts(node, values, levels=1 if one else 0) > most:
                 return True
         except Exception:  # noqa: BLE001  not of its declared type, which encoding it will tell
             return False
-        sample = values if len(values) <= _FIRST else (values[0], values[len(values) // 2], values[-1])
-        return any(size_of(value, 4 * PIECE_BYTES) > 4 * PIECE_BYTES for value in sample)
+        sample = () if one else (values[0], values[len(values) // 2], values[-1])
+        return any(size_of(value, most) > most for value in sample)
 
     # ------------------------------------------------------------------ one value
 
@@ -249,11 +255,12 @@ class Pieces:
         """Some entries or items in one piece; where one is wrong, its own path is named, not its place in the chunk."""
         try:
             return self.whole(kind.loose, chunk, path)
-        except InvalidStateError:
-            if isinstance(kind, _Items):
-                for i, item in enumerate(chunk, done):
-                    self.whole(kind.child, item, path + kind.step(item, i))
-            raise
+        except InvalidStateError as error:
+            refusal = error
+        if isinstance(kind, _Items):
+            for i, item in enumerate(chunk, done):
+                self.whole(kind.child, item, path + kind.step(item, i))
+        raise refusal
 
     def _loose_of(self, node: Mapping | Sequence | Set) -> Node:
         """The node of a few of a container's entries, without its constraints."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import aiofiles
 import anyio
@@ -108,7 +108,8 @@ async def stores() -> None:
     anything = InMemorySnapshotStore[Mapping[str, int] | None](Mapping[str, int] | None)
     assert_type((await anything.load_latest()).state, Mapping[str, int] | None)
     assert_type(SnapshotStore(MemoryBackend()), SnapshotStore[OrchestratorState])
-    assert_type(SnapshotStore(FileBackend("var/orchestrator"), Book, keep=3), SnapshotStore[Book])
+    backend = FileBackend("var/orchestrator", mode=0o600, lock_timeout_s=1.0, max_file_bytes=1 << 20)
+    assert_type(SnapshotStore(backend, Book, keep=3), SnapshotStore[Book])
 
 
 async def tasks_and_scopes(store: FileSnapshotStore[Book], snapshot: Snapshot[Book]) -> None:
@@ -167,8 +168,17 @@ def codec(stored: Source) -> None:
     assert_type(renamed, Migration)
     encoded = made.encode(Snapshot(state=Book()))
     assert_type(encoded, EncodedSnapshot)
+    assert_type([len(piece) for piece in encoded.body()], list[int])
+    assert_type((encoded.head(), encoded.head_bytes, encoded.checksum), tuple[bytes, int, str])
+    assert_type((encoded.cursor, encoded.eager), tuple[Cursor, bool])
+    assert_type(made.schema_version, int)
     data = b"".join(encoded)
     assert_type(made.decode(data, where="here"), Decoded[Book])
+    facts = made.decode(memoryview(data)).facts
+    assert_type((facts.cursor, facts.checksum, facts.schema_version, facts.size_bytes), tuple[Cursor, str, int, int])
+    assert_type(facts.format_version, int | None)
+    assert_type(facts.format, Literal["json", "msgpack"])
+    assert_type(facts.compression, Literal["zstd"] | None)
     assert_type(made.read(stored).snapshot.state, Book)
     assert_type(made.facts(stored), Facts)
     assert_type(made.verify(stored).cursor, Cursor)
@@ -209,25 +219,25 @@ def errors(error: SwooshError) -> object:  # noqa: C901, PLR0912  one case for e
         case InvalidStateError():
             return assert_type((error.path, error.reason), tuple[str, str])
         case StaleSnapshotError():
-            return assert_type((error.index, error.stored), tuple[int, int])
+            return assert_type((error.where, error.index, error.stored), tuple[str, int, int])
         case ConflictError():
             return assert_type((error.expected, error.found), tuple[int, int])
         case LockedError():
-            return assert_type((error.pid, error.host), tuple[int | None, str | None])
+            return assert_type((error.pid, error.host, error.waited_s), tuple[int | None, str | None, float])
         case FencedError():
             return assert_type((error.epoch, error.found), tuple[int, int])
         case SchemaVersionError() | FormatVersionError():
             return assert_type((error.found, error.supported), tuple[int, int])
         case LimitExceededError():
-            return assert_type((error.found, error.bound), tuple[int | None, int])
+            return assert_type((error.what, error.limit, error.bound), tuple[str, str, int]), error.found
         case ClosedError():
             return assert_type(error.where, str)
         case PoisonedError():
             return assert_type(error.reason, str)
         case BackendError() | OutcomeUnknownError():
-            return assert_type((error.step, error.path), tuple[str, str])
+            return assert_type((error.step, error.path, error.errno), tuple[str, str, int | None])
         case CorruptSnapshotError():
-            return assert_type((error.path, error.reason), tuple[str, str])
+            return assert_type((error.path, error.reason, error.others), tuple[str, str, tuple[str, ...]])
         case CorruptJournalError():
             return assert_type((error.path, error.offset, error.index), tuple[str, int, int])
         case ClockDriftError():
