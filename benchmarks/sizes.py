@@ -59,7 +59,7 @@ def measure(directory: Path, *, long: bool) -> Report:
     where = machine(directory)
     found = [in_child(_measure, tasks, directory) for tasks in (_LONG_TASKS if long else _TASKS)]
     return Report(
-        "sizes", where, [_growth(name, found) for name in (_SAVE, _UNVERIFIED, _LOAD)], [_table(found)], [_lines(found)]
+        "sizes", where, [_target(name, found) for name in (_SAVE, _UNVERIFIED, _LOAD)], [_table(found)], [_lines(found)]
     )
 
 
@@ -93,14 +93,22 @@ def _contestants(state: Any, directory: Path, *, warm: bool) -> dict[str, Callab
 # ---------------------------------------------------------------------- what was found
 
 
-def _growth(name: str, found: Sequence[_Found]) -> Target:
+def _growth(name: str, found: Sequence[_Found]) -> float:
     """The slope in the picture: 1 where twice the tasks take twice the time."""
-    large = [each for each in found if each.tasks >= _GROWTH_FROM_TASKS]
-    slope = linear_regression(
+    large = _large(found)
+    return linear_regression(
         [math.log(each.tasks) for each in large], [math.log(each.took_s[name]) for each in large]
     ).slope
+
+
+def _large(found: Sequence[_Found]) -> list[_Found]:
+    return [each for each in found if each.tasks >= _GROWTH_FROM_TASKS]
+
+
+def _target(name: str, found: Sequence[_Found]) -> Target:
+    large = _large(found)
     what = f"{name}: time grows as tasks to this power, {large[0].tasks:,} to {large[-1].tasks:,} tasks"
-    return Target(what, slope, _GROWTH, "")
+    return Target(what, _growth(name, found), _GROWTH, "")
 
 
 def _table(found: Sequence[_Found]) -> Table:
@@ -114,6 +122,8 @@ def _table(found: Sequence[_Found]) -> Table:
         ]
         for each in found
     ]
+    powers = [figure(_growth(name, found)) for name in found[0].took_s]
+    rows.append([f"*power from {_GROWTH_FROM_TASKS:,} on*", "", *powers, "", ""])
     names = [f"{name}, ms" for name in found[0].took_s]
     columns = ["tasks", "MB", *names, "save, µs a task", "longest stall in a save, ms"]
     return Table(

@@ -292,6 +292,22 @@ async def test_leader_leaves_before_its_thread_has_begun(batch_items: int, after
     assert line.troubles == []
 
 
+@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("batch_items", [1, 8])
+async def test_leader_under_a_scope_before_its_thread_has_begun(batch_items: int, after: int) -> None:
+    """A leader whose scope is cancelled on the way to its thread is not taken back: it serves, and then is cancelled."""
+    line = Line(Clerk(held=False), batch_items=batch_items)
+    async with bounded(), anyio.create_task_group() as tasks:
+        for item in range(4):
+            tasks.start_soon(line.call, item)
+        await until(lambda: line.order)
+        await turns(after)
+        line.scopes[line.order[0]].cancel()
+    assert line.clerk.served == line.order
+    assert line.ends == {item: f"done {item}" for item in range(4)}
+    assert line.troubles == []
+
+
 @native
 async def test_taken_back_before_its_thread() -> None:
     """A leader that is cancelled in its first turn was not served, and those behind it are."""

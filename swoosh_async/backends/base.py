@@ -32,7 +32,7 @@ class Source(ABC):
 
     @property
     def path(self) -> str:
-        """What it is called in messages: its whole path, where it has one."""
+        """Its whole path, where it has one, or else its name; for messages."""
         return self.name
 
     @abstractmethod

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Callable, Generator, Iterable
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -99,13 +100,20 @@ class Canonical:
                 return self._wire.encode(value)
 
     def _mapping(self, node: Mapping, value: abc.Mapping[Any, Any]) -> _Assembly:
-        entries: dict[bytes, bytes] = {}
+        wire = self._wire
+        by_key = (
+            node.key.plain is str if isinstance(node.key, Scalar) else isinstance(node.key, Unknown) and _all_str(value)
+        )
+        ordered: list[tuple[Any, bytes, bytes]] = []
         for key, item in value.items():
-            entries[self._wire.key(key)] = yield node.value, item
+            encoded_key = wire.key(key)
+            encoded = yield node.value, item
+            ordered.append((key if by_key else wire.key_order(encoded_key), encoded_key, encoded))
+        ordered.sort(key=itemgetter(0))
+        entries = {key: encoded for _, key, encoded in ordered}
         if len(entries) < len(value):
             raise SameTextError
-        order = self._wire.key_order
-        return self._wire.mapping(sorted(entries.items(), key=lambda entry: order(entry[0])))
+        return wire.mapping(list(entries.items()))
 
     def _items(self, parts: Iterable[tuple[Node, Any]], *, in_order: bool) -> _Assembly:
         encoded: list[bytes] = []
@@ -171,6 +179,10 @@ class Canonical:
                     self._classes[cls] = node_of(cls)
                 return self._classes[cls], value
             value = self._wire.hooked(value)
+
+
+def _all_str(keys: Iterable[Any]) -> bool:
+    return all(type(key) is str for key in keys)
 
 
 def _is_empty(part: Any) -> bool:

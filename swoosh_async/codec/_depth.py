@@ -12,7 +12,7 @@ from collections import abc
 from typing import Any
 
 from ..errors import InvalidStateError
-from ._values import class_of, is_array, is_mapping, is_set, names_of
+from ._values import class_of, is_array, is_mapping, is_set, names_of, step_to
 
 __all__ = ["MAX_DEPTH", "check_depth"]
 
@@ -65,5 +65,5 @@ def _path(way: list[tuple[Any, Any]], steps: list[Any]) -> str:
     path = "state"
     for (value, _), step in zip(way, steps[:_SHOWN], strict=False):
         is_field = not (is_mapping(value) or is_array(value) or is_set(value))
-        path += f".{step}" if is_field else f"[{step!r:.64}]"
+        path += f".{step}" if is_field else step_to(step)
     return path + ("…" if len(steps) > _SHOWN else "")

@@ -26,7 +26,7 @@ from ._plan import Plan
 from ._roundtrip import ENCODE_ERRORS, RoundTrip
 from ._sorted import sorted_groups
 from ._types import Fixed, Mapping, Node, Record, Scalar, Sequence, Set, Union
-from ._values import is_array, is_set, is_tuple
+from ._values import is_array, is_set, is_tuple, step_to
 from ._wire import TEXT_PIECE, Wire
 
 __all__ = ["PIECE_BYTES", "Pieces"]
@@ -297,7 +297,7 @@ class _Entries:
         return self._wire.key(key) + self._wire.colon
 
     def step(self, key: Any, _at: int) -> str:
-        return f"[{key!r:.64}]"
+        return step_to(key)
 
 
 class _Items:

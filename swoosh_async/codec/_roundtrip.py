@@ -19,7 +19,7 @@ import msgspec
 from ..errors import InvalidStateError
 from ._canonical import Canonical, SameTextError, option_of
 from ._types import Fixed, Mapping, Node, Record, Sequence, Set, Union, Unknown
-from ._values import class_of, is_array, is_mapping, is_set, is_tuple, names_of
+from ._values import class_of, is_array, is_mapping, is_set, is_tuple, names_of, step_to
 from ._wire import Wire
 
 __all__ = ["DECODE_ERRORS", "ENCODE_ERRORS", "RoundTrip", "told"]
@@ -223,9 +223,9 @@ def _parts(  # noqa: C901, PLR0912  one case for each kind of node
         case Mapping() | Unknown() if is_mapping(value):
             child = node.value if isinstance(node, Mapping) else _ANY
             for key, part in value.items():
-                yield f"[{key!r:.64}]", child, part
+                yield step_to(key), child, part
                 if isinstance(node, Mapping) and not isinstance(node.key, Unknown):
-                    yield f"[{key!r:.64}]", node.key, key
+                    yield step_to(key), node.key, key
         case Fixed() if is_tuple(value) and len(value) == len(node.items):
             for i, (child, part) in enumerate(zip(node.items, value, strict=True)):
                 yield f"[{i}]", child, part

@@ -12,7 +12,17 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-__all__ = ["class_of", "is_array", "is_class", "is_mapping", "is_set", "is_tuple", "names_of", "tuple_names_of"]
+__all__ = [
+    "class_of",
+    "is_array",
+    "is_class",
+    "is_mapping",
+    "is_set",
+    "is_tuple",
+    "names_of",
+    "step_to",
+    "tuple_names_of",
+]
 
 
 def is_mapping(value: object) -> TypeGuard[abc.Mapping[Any, Any]]:
@@ -43,6 +53,14 @@ def is_class(value: object) -> bool:
 def class_of(value: object) -> Any:
     """Its class."""
     return type(value)
+
+
+def step_to(key: object) -> str:
+    """How a path leads to what stands under a key, or at a place."""
+    try:
+        return f"[{key!r:.64}]"
+    except Exception:  # noqa: BLE001  an int of more than 4,300 digits, or a key of the user's own, has no text
+        return f"[<{type(key).__name__}>]"
 
 
 def tuple_names_of(cls: type[Any]) -> tuple[str, ...] | None:
