@@ -18,7 +18,7 @@ _PAUSE_S = 0.00005
 
 
 class Breather:
-    """To be called often, by one thread; pauses for some 50 µs once a millisecond has gone by since the last pause."""
+    """To be called often, by one thread; pauses for some 50 µs once a millisecond has gone by since the first call or the last pause."""
 
     __slots__ = ("_since",)
 
@@ -27,6 +27,10 @@ class Breather:
 
     def __call__(self) -> None:
         """Pause, if the last pause is some time ago."""
-        if time.perf_counter() - self._since > _EVERY_S:
+        now = time.perf_counter()
+        if self._since and now - self._since > _EVERY_S:
             time.sleep(_PAUSE_S)
-            self._since = time.perf_counter()
+            now = time.perf_counter()
+        elif self._since:
+            return
+        self._since = now

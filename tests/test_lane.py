@@ -295,7 +295,7 @@ async def test_leader_leaves_before_its_thread_has_begun(batch_items: int, after
 @pytest.mark.parametrize("after", range(6))
 @pytest.mark.parametrize("batch_items", [1, 8])
 async def test_leader_under_a_scope_before_its_thread_has_begun(batch_items: int, after: int) -> None:
-    """A leader whose scope is cancelled on the way to its thread is not taken back: it serves, and then is cancelled."""
+    """A leader whose scope is cancelled on its way to the thread is not taken back, but serves first."""
     line = Line(Clerk(held=False), batch_items=batch_items)
     async with bounded(), anyio.create_task_group() as tasks:
         for item in range(4):
