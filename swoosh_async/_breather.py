@@ -18,7 +18,7 @@ _PAUSE_S = 0.00005
 
 
 class Breather:
-    """To be called often, by one thread; pauses for some 50 µs once a millisecond has gone by since the first call or the last pause."""
+    """To be called often, by one thread; pauses for some 50 µs each millisecond, counted from the first call."""
 
     __slots__ = ("_since",)
 
