@@ -14,7 +14,7 @@ import sys
 import threading
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -120,10 +120,16 @@ async def until(condition: Callable[[], object]) -> None:
             await checkpoint()
 
 
-def poster() -> Callable[[Callable[[], object]], object]:
-    """What has the running loop call something soon, from any thread."""
+def poster() -> Callable[[Callable[[], object]], None]:
+    """What has the running loop call something soon, from any thread, unless that loop has ended."""
     native: Any = current_token().native_token
-    return getattr(native, "run_sync_soon", None) or native.call_soon_threadsafe
+    soon = getattr(native, "run_sync_soon", None) or native.call_soon_threadsafe
+
+    def post(callback: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            soon(callback)
+
+    return post
 
 
 def environment() -> dict[str, str]:

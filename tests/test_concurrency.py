@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,7 +30,6 @@ from swoosh_async import (
     LockedError,
     Snapshot,
     SnapshotNotFoundError,
-    SnapshotRef,
     SnapshotStore,
     StaleSnapshotError,
 )
@@ -65,21 +64,23 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> SnapshotStore[State
     return FileSnapshotStore(tmp_path / "state", State)
 
 
-async def outcomes(saves: list[Awaitable[SnapshotRef]]) -> tuple[list[int], list[StaleSnapshotError]]:
-    """What becomes of saves that are awaited all at once: the indexes that were saved, and what was refused."""
-    saved: list[int] = []
+async def outcomes(store: SnapshotStore[State], indexes: list[int]) -> tuple[list[int], list[StaleSnapshotError]]:
+    """What becomes of saves called all at once: the indexes that were saved, in call order, and what was refused."""
+    called: list[int] = []
+    saved: set[int] = set()
     stale: list[StaleSnapshotError] = []
 
-    async def one(save: Awaitable[SnapshotRef]) -> None:
+    async def one(index: int) -> None:
+        called.append(index)
         try:
-            saved.append((await save).index)
+            saved.add((await store.save(snapshot(index))).index)
         except StaleSnapshotError as error:
             stale.append(error)
 
     async with bounded(), anyio.create_task_group() as tasks:
-        for save in saves:
-            tasks.start_soon(one, save)
-    return saved, stale
+        for index in indexes:
+            tasks.start_soon(one, index)
+    return [index for index in called if index in saved], stale
 
 
 def shuffled(count: int) -> list[int]:
@@ -92,7 +93,7 @@ def shuffled(count: int) -> list[int]:
 
 async def test_two_hundred_saves(store: SnapshotStore[State]) -> None:
     """Two hundred saves at once, in no order, end with the highest index; the worst that happens is a stale one."""
-    saved, stale = await outcomes([store.save(snapshot(index)) for index in shuffled(200)])
+    saved, stale = await outcomes(store, shuffled(200))
     assert len(saved) + len(stale) == 200
     assert await store.load_latest() == snapshot(200)
     assert saved == sorted(saved)
@@ -102,12 +103,20 @@ async def test_two_hundred_saves(store: SnapshotStore[State]) -> None:
 
 async def test_two_stores_on_one_path(tmp_path: Path) -> None:
     """Two stores of one process on one path are two writers, of which one goes at a time."""
-    stores = [FileSnapshotStore(tmp_path / "state", State, lock_timeout_s=BOUND_S) for _ in range(2)]
-    saves = [stores[number % 2].save(snapshot(index)) for number, index in enumerate(shuffled(100))]
-    saved, stale = await outcomes(saves)
-    assert len(saved) + len(stale) == 100
-    for store in stores:
-        assert await store.load_latest() == snapshot(100)
+    indexes = shuffled(100)
+    results: list[tuple[list[int], list[StaleSnapshotError]]] = []
+
+    async def writer(part: list[int]) -> None:
+        store = FileSnapshotStore(tmp_path / "state", State, lock_timeout_s=BOUND_S)
+        results.append(await outcomes(store, part))
+        assert (await store.load_latest()).last_applied_index >= max(results[-1][0], default=0)
+
+    async with bounded(), anyio.create_task_group() as tasks:
+        tasks.start_soon(writer, indexes[::2])
+        tasks.start_soon(writer, indexes[1::2])
+    assert sum(len(saved) + len(stale) for saved, stale in results) == 100
+    assert all(saved == sorted(saved) for saved, _ in results)
+    assert await FileSnapshotStore(tmp_path / "state", State).load_latest() == snapshot(100)
 
 
 async def test_reads_beside_writes(store: SnapshotStore[State]) -> None:
@@ -142,7 +151,7 @@ def test_one_store_on_many_loops(tmp_path: Path) -> None:
     results: list[tuple[list[int], list[StaleSnapshotError]]] = []
 
     async def main(part: list[int]) -> None:
-        results.append(await outcomes([store.save(snapshot(index)) for index in part]))
+        results.append(await outcomes(store, part))
 
     def thread(number: int, backend: Backend) -> None:
         anyio.run(main, indexes[number::3], backend=backend[0], backend_options=backend[1])
