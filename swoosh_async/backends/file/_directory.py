@@ -61,9 +61,13 @@ class Directory:
             raise BackendError(step, path, errno=errno.EINVAL, detail="not a regular file")
         return FileSource(fd, name, path, facts)
 
-    def exists(self, name: str) -> bool:
-        """Whether there is anything of that name."""
-        return self._inode(name) is not None
+    def facts(self, name: str) -> os.stat_result | None:
+        """What the system knows of that name; None if there is nothing."""
+        with Step("look for", self.path_of(name)):
+            try:
+                return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
 
     def generations(self) -> tuple[list[Generation], Generation | None]:
         """The generations that stand here, newest first, and the one that is the same file as the latest."""
@@ -96,11 +100,8 @@ class Directory:
             return os.listdir(self.fd)
 
     def _inode(self, name: str) -> tuple[int, int] | None:
-        try:
-            facts = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        return facts.st_dev, facts.st_ino
+        facts = self.facts(name)
+        return None if facts is None else (facts.st_dev, facts.st_ino)
 
 
 class Home:

@@ -61,11 +61,11 @@ class _Current:
         named: Whether it has other names, so that there may be generations.
     """
 
-    def __init__(self, source: FileSource | None = None, position: Position | None = None) -> None:
-        self.mode = None if source is None else stat.S_IMODE(source.facts.st_mode) & 0o777
+    def __init__(self, facts: os.stat_result | None = None, position: Position | None = None) -> None:
+        self.mode = None if facts is None else stat.S_IMODE(facts.st_mode) & 0o777
         self.position = position
-        self.damaged = source is not None and position is None
-        self.named = source is not None and source.facts.st_nlink > 1
+        self.damaged = facts is not None and position is None
+        self.named = facts is not None and facts.st_nlink > 1
 
 
 class Generations(SnapshotBackend):
@@ -104,7 +104,7 @@ class Generations(SnapshotBackend):
         self._max_file_bytes = max_file_bytes
         self._swept = False
         self._durable: Identity | None = None
-        self._saved: Identity | None = None
+        self._saved: tuple[Identity, Position] | None = None
 
     @property
     def where(self) -> str:
@@ -126,6 +126,13 @@ class Generations(SnapshotBackend):
 
     def _current(self, blob: Blob, here: Directory, *, allow_rollback: bool) -> _Current:
         """What stands under the path, once it is clear that `blob` may replace it."""
+        facts = here.facts(here.names.latest)
+        if facts is None:
+            return _Current()
+        if self._saved is not None and self._saved[0] == identity_of(facts):
+            position = self._saved[1]  # as this store has left it
+            if position <= blob.position or allow_rollback:
+                return _Current(facts, position)
         source = here.open_file(here.names.latest, "read snapshot header")
         if source is None:
             return _Current()
@@ -133,15 +140,13 @@ class Generations(SnapshotBackend):
             self._check_size(source)
             try:
                 position = blob.position_of(source)
-                stale = position > blob.position and not allow_rollback
-                if stale or identity_of(source.facts) != self._saved:
-                    blob.verify(source)  # damage is neither believed nor, unseen, overwritten
-                if stale:
+                blob.verify(source)  # damage is neither believed nor, unseen, overwritten
+                if position > blob.position and not allow_rollback:
                     raise StaleSnapshotError(self.where, index=blob.position, stored=position)
             except CorruptSnapshotError as error:
                 _log.warning("%s is damaged (%s) and will be set aside", self.where, error.reason)
-                return _Current(source)
-            return _Current(source, position)
+                return _Current(source.facts)
+            return _Current(source.facts, position)
 
     def _replace(self, blob: Blob, current: _Current, here: Directory, lock: FileLock, *, keeps: bool) -> Stored:
         temp, fd = self._create_temp(here, self._mode or current.mode or _MODE)
@@ -168,7 +173,8 @@ class Generations(SnapshotBackend):
             self._disk.fsync(here.fd)
         with Step("probe snapshot directory", here.path, unknown=True):
             lock.probe()
-        self._durable = self._saved = saved
+        self._durable = saved
+        self._saved = saved, blob.position
         return Stored(name, size)
 
     def _create_temp(self, here: Directory, mode: int) -> tuple[str, int]:
@@ -315,7 +321,7 @@ class Generations(SnapshotBackend):
             with self._home.open(create=False) as here:
                 generations, latest = here.generations()
                 kept = [g.name for g in here.names.kept(generations, latest)]
-                unnamed = latest is None and here.exists(here.names.latest)
+                unnamed = latest is None and here.facts(here.names.latest) is not None
                 return [here.names.latest, *kept] if unnamed else kept
         except SnapshotNotFoundError:
             return ()
