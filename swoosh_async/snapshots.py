@@ -293,7 +293,7 @@ class SnapshotStore(Generic[S]):
         """
         data, ref = await self._read(self._raw_latest)
         for at in range(0, len(data), _PIECE_BYTES):
-            await file.write(bytes(data[at : at + _PIECE_BYTES]))
+            await file.write(data[at : at + _PIECE_BYTES])
         return ref
 
     async def import_(self, file: AsyncReader, *, allow_rollback: bool = False) -> SnapshotRef:
@@ -382,7 +382,7 @@ class SnapshotStore(Generic[S]):
                 _log.warning("left out of the history: %s", error)
         return refs
 
-    def _raw_latest(self) -> tuple[bytearray, SnapshotRef]:
+    def _raw_latest(self) -> tuple[bytes, SnapshotRef]:
         with self._open() as source:
             data, facts = self._codec.read_verified(source)
             return data, _ref(source.name, facts)

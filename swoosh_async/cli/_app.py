@@ -163,7 +163,7 @@ def _telling(path: str) -> Generator[None, None, None]:
         fail(printable(f"{path}: {reason_of(path, error)}"))
 
 
-async def _write(data: bytearray) -> None:
+async def _write(data: bytes) -> None:
     for at in range(0, len(data), _PIECE_BYTES):
-        await aiofiles.stdout_bytes.write(bytes(data[at : at + _PIECE_BYTES]))
+        await aiofiles.stdout_bytes.write(data[at : at + _PIECE_BYTES])
     await aiofiles.stdout_bytes.flush()

@@ -42,14 +42,14 @@ def available() -> bool:
 
 
 def compress(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """One frame of these pieces, as it comes."""
+    """One frame of these pieces, as it comes; an empty piece, where others may run, is handed on."""
     name, zstd = _find()
     if name == "compression.zstd":
         compressor = zstd.ZstdCompressor(level=_LEVEL)
     else:
         compressor = zstd.ZstdCompressor(level=_LEVEL).compressobj()
     for piece in pieces:
-        if packed := compressor.compress(piece):
+        if (packed := compressor.compress(piece)) or not piece:
             yield packed
     yield compressor.flush()
 

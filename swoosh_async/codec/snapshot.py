@@ -54,6 +54,8 @@ BLOCK_BYTES = 1 << 17
 """How many bytes are handed on at a time."""
 
 _PIECE_BYTES = 1 << 20
+_MISMATCH = "the checksum does not match: the file was damaged, cut off or edited"
+_SHRUNK = "the file became shorter while it was read"
 _LEGACY_KEYS = frozenset({"checksum", "format", "schema_version"})
 
 
@@ -363,10 +365,29 @@ class SnapshotCodec(Generic[S]):
         return self.decode(_read_all(stored), where=stored.name)
 
     def verify(self, stored: _Stored) -> Facts:
-        """Check every byte of a stored snapshot, without decoding its state; raises as `decode` does."""
-        return self.read_verified(stored)[1]
+        """Check every byte of a stored snapshot, without decoding its state; raises as `decode` does.
 
-    def read_verified(self, stored: _Stored) -> tuple[bytearray, Facts]:
+        No more than a piece of it is in memory, unless it is compressed or a file of the Go package.
+        """
+        start = stored.read(0, HEADER_BYTES)
+        frame = frame_of(start)
+        if frame is None or frame.format is None:
+            return self.read_verified(stored)[1]
+        digits = digits_of(start, frame)
+        checksum = Checksum(start[: frame.digits_at])
+        piece = memoryview(bytearray(_PIECE_BYTES))
+        at = frame.after
+        while n := stored.read_into(piece, at):
+            checksum.update(piece[:n])
+            at += n
+        if at < stored.size_bytes:
+            raise CorruptSnapshotError(stored.name, _SHRUNK)
+        if digits is None or checksum.digits() != digits:
+            raise CorruptSnapshotError(stored.name, _MISMATCH)
+        inner = stored.read(frame.after, MAX_HEADER_BYTES)
+        return _facts(self._header(frame, inner, stored.name), digits, frame, inner, at)
+
+    def read_verified(self, stored: _Stored) -> tuple[bytes, Facts]:
         """All bytes of a stored snapshot, as they are, every one checked; raises as `verify` does."""
         data = _read_all(stored)
         return data, self._open(memoryview(data), stored.name).facts
@@ -412,18 +433,25 @@ class SnapshotCodec(Generic[S]):
         checksum = Checksum(start[: frame.digits_at])
         checksum.update(data[frame.after :])
         if digits is None or checksum.digits() != digits:
-            raise CorruptSnapshotError(where, "the checksum does not match: the file was damaged, cut off or edited")
+            raise CorruptSnapshotError(where, _MISMATCH)
         inner = data[frame.after :]
         if frame.format is None:
             inner = memoryview(self._decompress(inner, where))
+        header = self._header(frame, inner, where)
+        facts = _facts(header, digits, frame, bytes(inner[:1]), len(data))
+        state = inner[header.state_at : len(inner) - (facts.format == "json")]
+        return _Opened(header, facts, state)
+
+    @staticmethod
+    def _header(frame: Frame, inner: bytes | memoryview, where: str) -> Header:
+        """The header at the beginning of a verified envelope."""
         wire = frame.format or _format_of(bytes(inner[:1]))
         header = read_header(wire, bytes(inner[:HEADER_BYTES])) or read_header(wire, bytes(inner[:MAX_HEADER_BYTES]))
         if header is None:
             raise CorruptSnapshotError(where, "the checksum matches, but the envelope is not one of this package")
         if header.format != FORMAT:
             raise FormatVersionError(where, found=header.format, supported=FORMAT)
-        state = inner[header.state_at : len(inner) - (wire == "json")]
-        return _Opened(header, _facts(header, digits, frame, bytes(inner[:1]), len(data)), state)
+        return header
 
     def _decompress(self, data: memoryview, where: str) -> bytearray:
         try:
@@ -515,17 +543,12 @@ def _may_be_json(data: memoryview) -> bool:
     return bytes(data[:HEADER_BYTES]).lstrip(b" \t\r\n")[:1] == b"{"
 
 
-def _read_all(stored: _Stored) -> bytearray:
+def _read_all(stored: _Stored) -> bytes:
     """All of it, unless its beginning tells already that it is no snapshot."""
     start = stored.read(0, HEADER_BYTES)
     if frame_of(start) is None and not _may_be_json(memoryview(start)):
         raise CorruptSnapshotError(stored.name, "the file is empty" if not start else "not a snapshot")
-    data = bytearray(stored.size_bytes)
-    view = memoryview(data)
-    done = 0
-    while done < len(data):
-        n = stored.read_into(view[done : done + _PIECE_BYTES], done)
-        if n == 0:
-            raise CorruptSnapshotError(stored.name, "the file became shorter while it was read")
-        done += n
+    data = stored.read(0, stored.size_bytes)
+    if len(data) < stored.size_bytes:
+        raise CorruptSnapshotError(stored.name, _SHRUNK)
     return data
