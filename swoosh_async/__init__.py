@@ -1,14 +1,14 @@
 """swoosh_async: an orchestrator's state, made durable from inside an asyncio or trio service.
 
 `FileSnapshotStore(path)` has `save`, `load_latest`, `load`, `history` and `prune`; `Snapshot` is what they take and
-give.
+give. `Journal(FileBackend(directory), Event)` has `append`, `append_many`, `read`, `follow` and `truncate_before`.
 """
 
-from .backends.base import SnapshotBackend
+from .backends.base import Backend, JournalBackend, SnapshotBackend
 from .backends.file import FileBackend
 from .backends.memory import MemoryBackend
 from .clock import ClockDriftError, HybridLogicalClock, Timestamp
-from .codec import SnapshotCodec, migration
+from .codec import EventCodec, SnapshotCodec, migration
 from .errors import (
     BackendError,
     ClosedError,
@@ -26,13 +26,16 @@ from .errors import (
     SnapshotNotFoundError,
     StaleSnapshotError,
     SwooshError,
+    TruncatedError,
 )
+from .journal import Entry, Journal, Receipt
 from .models import Cursor, Lease, OrchestratorState, Snapshot, Task, TaskStatus, Worker
 from .snapshots import FallbackWarning, FileSnapshotStore, InMemorySnapshotStore, SnapshotRef, SnapshotStore
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backend",
     "BackendError",
     "ClockDriftError",
     "ClosedError",
@@ -40,6 +43,8 @@ __all__ = [
     "CorruptJournalError",
     "CorruptSnapshotError",
     "Cursor",
+    "Entry",
+    "EventCodec",
     "FallbackWarning",
     "FencedError",
     "FileBackend",
@@ -48,6 +53,8 @@ __all__ = [
     "HybridLogicalClock",
     "InMemorySnapshotStore",
     "InvalidStateError",
+    "Journal",
+    "JournalBackend",
     "Lease",
     "LimitExceededError",
     "LockedError",
@@ -55,6 +62,7 @@ __all__ = [
     "OrchestratorState",
     "OutcomeUnknownError",
     "PoisonedError",
+    "Receipt",
     "SchemaVersionError",
     "Snapshot",
     "SnapshotBackend",
@@ -67,6 +75,7 @@ __all__ = [
     "Task",
     "TaskStatus",
     "Timestamp",
+    "TruncatedError",
     "Worker",
     "__version__",
     "migration",

@@ -11,16 +11,17 @@ This file knows threads and event loops, and nothing of what the call does.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, Event, get_cancelled_exc_class, to_thread
 from anyio.lowlevel import RunVar, current_token
 
-__all__ = ["Hop", "Loop", "readers", "until"]
+__all__ = ["Hop", "Loop", "readers", "running", "surely", "until"]
 
 R = TypeVar("R")
 
@@ -51,6 +52,17 @@ def _limiter(var: RunVar[CapacityLimiter], threads: float) -> CapacityLimiter:
         made = CapacityLimiter(threads)
         var.set(made)
         return made
+
+
+def running() -> object:
+    """What identifies the running event loop: `Loop.native` of it, at less than its price."""
+    try:
+        loop = asyncio.get_running_loop()
+        if asyncio.current_task(loop) is not None:  # trio as a guest of asyncio runs in no task of asyncio's
+            return loop
+    except RuntimeError:
+        pass
+    return current_token().native_token
 
 
 class Loop:
@@ -158,6 +170,27 @@ class Hop(Generic[R]):
                 return
             self._event = (Loop(), event)
         await until(event)
+
+
+async def surely(call: Callable[[], Awaitable[object]], done: Callable[[], bool]) -> None:
+    """Await what `call` gives, again and again until it is done, whatever interrupts meanwhile.
+
+    The first native cancellation or Ctrl-C is raised then; the cancellation of a scope comes at the next checkpoint.
+
+    Args:
+        call: What there is to do; not done again once it has raised an error of its own.
+        done: Whether it is done.
+    """
+    interruptions = (get_cancelled_exc_class(), KeyboardInterrupt)
+    first: BaseException | None = None
+    with CancelScope(shield=True):
+        while not done():
+            try:
+                await call()
+            except interruptions as interruption:
+                first = first or interruption
+    if first is not None:
+        raise first
 
 
 async def until(event: Event) -> BaseException | None:

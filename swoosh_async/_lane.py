@@ -26,7 +26,7 @@ from typing import Generic, TypeVar, cast
 from anyio import CancelScope, Event
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._hop import Hop, Loop, until
+from ._hop import Hop, Loop, running, until
 from .errors import again
 
 __all__ = ["Lane"]
@@ -43,6 +43,9 @@ class _Stage(Enum):
     BEGUN = auto()
     FINAL = auto()
     WITHDRAWN = auto()
+
+
+_WAITING, _BEGUN, _FINAL, _WITHDRAWN = _Stage  # looking a member up in its class is slow for what is done so often
 
 
 class _Crowd:
@@ -72,7 +75,7 @@ class _Place(Generic[I, R]):
 
     def __init__(self, item: I) -> None:
         self.item = item
-        self.stage = _Stage.WAITING
+        self.stage = _WAITING
         self.outcome: R | BaseException | None = None
         self.loop: Loop | None = None
         self.event: Event | None = None
@@ -95,11 +98,23 @@ class Lane(Generic[I, R]):
         serve: Gets one to `batch_items` items in call order, in a worker thread, never twice at a time; returns for
             each its result, or the exception to raise to its caller. What it raises goes to every caller of the batch.
         batch_items: How many items one call of `serve` may get.
+        batch_weight: How much these may weigh together, where there are several; whoever is too many waits for the
+            next batch.
+        weigh: What an item weighs; None for nothing.
     """
 
-    def __init__(self, serve: Callable[[Sequence[I]], Sequence[R | BaseException]], *, batch_items: int = 1) -> None:
+    def __init__(
+        self,
+        serve: Callable[[Sequence[I]], Sequence[R | BaseException]],
+        *,
+        batch_items: int = 1,
+        batch_weight: int = 0,
+        weigh: Callable[[I], int] | None = None,
+    ) -> None:
         self._serve = serve
         self._batch_items = batch_items
+        self._batch_weight = batch_weight
+        self._weigh = weigh
         self._start()
 
     def _start(self) -> None:
@@ -124,13 +139,17 @@ class Lane(Generic[I, R]):
         """
         if self._pid != os.getpid():
             self._start_in_child()
-        place = _Place[I, R](item)
+        place: _Place[I, R] = _Place(item)
         stopped: BaseException | None = None
         try:
             with self._mutex:
                 self._waiting.append(place)
-            await checkpoint_if_cancelled()
-            while place.stage is not _Stage.FINAL:
+                event = self._join(place) if self._leader is not None else None
+            if event is None:
+                await checkpoint_if_cancelled()
+            else:
+                await event.wait()
+            while place.stage is not _FINAL:
                 if not await self._lead(place):
                     await self._follow(place)
         except BaseException as error:
@@ -153,7 +172,7 @@ class Lane(Generic[I, R]):
         hop = Hop(self._work)
         try:
             with self._mutex:
-                if self._leader is not None or place.stage is not _Stage.WAITING:
+                if self._leader is not None or place.stage is not _WAITING:
                     return False
                 self._leader = hop
             await hop.run()
@@ -166,21 +185,21 @@ class Lane(Generic[I, R]):
 
     async def _follow(self, place: _Place[I, R]) -> None:
         """Wait until the item is final, or until it may be this caller's turn to lead."""
-        loop = Loop()
         with self._mutex:
-            if place.stage is _Stage.BEGUN:  # by somebody who came in between when this caller had been called to lead
-                event = place.await_at(loop, Event())
-            elif place.stage is _Stage.WAITING and self._leader is not None:
-                event = place.await_at(loop, self._join(loop))
+            if place.stage is _BEGUN:  # by somebody who came in between when this caller had been called to lead
+                event = place.await_at(Loop(), Event())
+            elif place.stage is _WAITING and self._leader is not None:
+                event = self._join(place)
             else:
                 return
         await event.wait()
 
-    def _join(self, loop: Loop) -> Event:
+    def _join(self, place: _Place[I, R]) -> Event:
+        """The event that a caller waits for who does not lead."""
         crowd = self._open_crowd
-        if crowd is None or crowd.loop.native is not loop.native or crowd.size >= self._batch_items:
-            crowd = self._open_crowd = _Crowd(loop)
-        return crowd.join()
+        if crowd is None or crowd.loop.native is not running() or crowd.size >= self._batch_items:
+            crowd = self._open_crowd = _Crowd(Loop())
+        return place.await_at(crowd.loop, crowd.join())
 
     async def _settle(self, place: _Place[I, R], stopped: BaseException) -> BaseException | None:
         """Wait until the item, which has been begun, is final; return what is to be raised in its outcome's place."""
@@ -189,7 +208,7 @@ class Lane(Generic[I, R]):
         later: BaseException | None = None
         with CancelScope(shield=True):
             with self._mutex:
-                begun = place.stage is _Stage.BEGUN
+                begun = place.stage is _BEGUN
                 if begun:
                     place.await_at(loop, event)
             if begun:
@@ -201,12 +220,12 @@ class Lane(Generic[I, R]):
     def _withdraw(self, place: _Place[I, R]) -> bool:
         """Leave the line, if the item has not been begun, and see to it that somebody else leads."""
         with self._mutex:
-            if place.stage is not _Stage.WAITING:
-                return place.stage is _Stage.WITHDRAWN
-            place.stage = _Stage.WITHDRAWN
+            if place.stage is not _WAITING:
+                return place.stage is _WITHDRAWN
+            place.stage = _WITHDRAWN
             self._withdrawn += 1
             if 2 * self._withdrawn > len(self._waiting):  # a line that stands still must not grow by who gives up
-                self._waiting = deque(place for place in self._waiting if place.stage is _Stage.WAITING)
+                self._waiting = deque(place for place in self._waiting if place.stage is _WAITING)
                 self._withdrawn = 0
             if self._leader is None:
                 self._hand_over()
@@ -221,7 +240,7 @@ class Lane(Generic[I, R]):
         with self._mutex:
             for place, outcome in zip(batch, outcomes, strict=True):
                 place.outcome = outcome
-                place.stage = _Stage.FINAL
+                place.stage = _FINAL
             self._leader = None
             for place in {place.event: place for place in batch}.values():
                 place.wake()
@@ -229,11 +248,17 @@ class Lane(Generic[I, R]):
 
     def _take(self) -> list[_Place[I, R]]:
         batch: list[_Place[I, R]] = []
+        weigh, weight = self._weigh, 0
         while self._waiting and len(batch) < self._batch_items:
-            place = self._waiting.popleft()
-            if place.stage is _Stage.WAITING:
-                place.stage = _Stage.BEGUN
+            place = self._waiting[0]
+            if place.stage is _WAITING:
+                if weigh is not None:
+                    weight += weigh(place.item)
+                    if weight > self._batch_weight and batch:
+                        break
+                place.stage = _BEGUN
                 batch.append(place)
+            self._waiting.popleft()
         self._open_crowd = None  # who comes from now on is served, and woken, later
         return batch
 
@@ -250,8 +275,8 @@ class Lane(Generic[I, R]):
         """Wake the first who waits, so that it leads; who has not begun to wait yet will see for itself."""
         while self._waiting:
             place = self._waiting[0]
-            if place.stage is _Stage.WAITING and place.wake():
+            if place.stage is _WAITING and place.wake():
                 return
             self._waiting.popleft()  # withdrawn, or its loop is closed and nobody will ever ask
-            if place.stage is _Stage.WAITING:
-                place.stage = _Stage.WITHDRAWN
+            if place.stage is _WAITING:
+                place.stage = _WITHDRAWN

@@ -64,6 +64,10 @@ class Timestamp(msgspec.Struct, frozen=True, order=True):
     node: int = 0
 
     def __post_init__(self) -> None:
+        if type(self.wall_ns) is type(self.logical) is type(self.node) is int and (
+            0 <= self.wall_ns < _WALL_END and 0 <= self.logical < _LOGICAL_END and 0 <= self.node < _NODE_END
+        ):
+            return
         for name, value, end in (
             ("wall_ns", self.wall_ns, _WALL_END),
             ("logical", self.logical, _LOGICAL_END),
@@ -96,6 +100,8 @@ class Timestamp(msgspec.Struct, frozen=True, order=True):
         """
         if steps < 0:
             raise ValueError("steps must be >= 0")
+        if self.logical + steps < _LOGICAL_END:
+            return Timestamp(self.wall_ns, self.logical + steps, self.node)
         carry, logical = divmod(self.logical + steps, _LOGICAL_END)
         return Timestamp(self.wall_ns + carry, logical, self.node)
 
@@ -155,6 +161,27 @@ class HybridLogicalClock:
             seen = Timestamp(remote.wall_ns, remote.logical, self._last.node)
             self._last = self._after(max(self._last, seen))
             return self._last
+
+    def take(self, count: int) -> Timestamp:
+        """The first of `count` ≥ 1 timestamps that are given at once: it, and each `plus` one step, up to the last.
+
+        Raises:
+            ValueError: `count` is below 1.
+        """
+        if count < 1:
+            raise ValueError("count must be >= 1")
+        with self._mutex:
+            first = self._after(self._last)
+            self._last = first.plus(count - 1)
+            return first
+
+    def resume(self, last: Timestamp) -> None:
+        """Go on behind a timestamp that was persisted, however far ahead of the physical clock it is.
+
+        For one's own past, as a journal keeps it; what others send is for `observe`.
+        """
+        with self._mutex:
+            self._last = max(self._last, Timestamp(last.wall_ns, last.logical, self._last.node))
 
     def _after(self, seen: Timestamp) -> Timestamp:
         """The first timestamp later than `seen` that the physical clock allows."""

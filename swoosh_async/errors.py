@@ -6,6 +6,7 @@
     ├── InvalidStateError         the value would not come back as it is           (also a ValueError)
     ├── StaleSnapshotError        a newer snapshot is already stored
     ├── ConflictError             the position is not the one that was expected
+    ├── TruncatedError            the entries asked for are kept no more
     ├── LockedError               another process holds the store
     ├── FencedError               another writer has taken over
     ├── SchemaVersionError        the state's schema is not one this reader knows
@@ -46,6 +47,7 @@ __all__ = [
     "SnapshotNotFoundError",
     "StaleSnapshotError",
     "SwooshError",
+    "TruncatedError",
 ]
 
 E = TypeVar("E", bound=BaseException)
@@ -109,8 +111,8 @@ class InvalidStateError(SwooshError, ValueError):
         reason: What is wrong there.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"marshal snapshot: {path}: {reason}; nothing was saved: mend the value, or its declared type")
+    def __init__(self, path: str, reason: str, *, what: str = "snapshot") -> None:
+        super().__init__(f"marshal {what}: {path}: {reason}; nothing was saved: mend the value, or its declared type")
         self.path = path
         self.reason = reason
 
@@ -145,6 +147,24 @@ class ConflictError(SwooshError):
         super().__init__(f"expected index {expected}, found {found}; read what came in between and decide anew")
         self.expected = expected
         self.found = found
+
+
+class TruncatedError(SwooshError):
+    """The entries asked for are kept no more.
+
+    Attributes:
+        after: The index behind which was to be read.
+        first: The index of the first entry that is kept.
+    """
+
+    def __init__(self, where: str, *, after: int, first: int) -> None:
+        super().__init__(
+            f"{where} begins at index {first}, {after + 1} is kept no more; load a snapshot that is as new as that,"
+            " and read on behind it"
+        )
+        self.where = where
+        self.after = after
+        self.first = first
 
 
 class LockedError(SwooshError):
@@ -238,10 +258,14 @@ class LimitExceededError(SwooshError):
 
 
 class ClosedError(SwooshError):
-    """Used after it was closed."""
+    """Used after it was closed, or before it was opened."""
 
-    def __init__(self, where: str) -> None:
-        super().__init__(f"{where} is closed; open a new one")
+    def __init__(self, where: str, *, opened: bool = True) -> None:
+        super().__init__(
+            f"{where} is closed; open a new one"
+            if opened
+            else f"{where} is not open; enter it first, with `async with`"
+        )
         self.where = where
 
 
@@ -321,12 +345,13 @@ class CorruptJournalError(SwooshError):
 
     Attributes:
         path: The segment.
-        offset: Where in it the batch begins, in bytes.
+        offset: Where in it the damage begins, in bytes; None where the batch is whole, but not the events in it.
         index: The index of the first entry that cannot be read.
     """
 
-    def __init__(self, path: str, reason: str, *, offset: int, index: int) -> None:
-        super().__init__(f"{path}: at byte {offset}, index {index}: {reason}; restore the journal from a backup")
+    def __init__(self, path: str, reason: str, *, offset: int | None, index: int) -> None:
+        place = f"index {index}" if offset is None else f"at byte {offset}, index {index}"
+        super().__init__(f"{path}: {place}: {reason}; restore the journal from a backup")
         self.path = path
         self.reason = reason
         self.offset = offset

@@ -30,6 +30,7 @@ from swoosh_async.errors import (
     SnapshotNotFoundError,
     StaleSnapshotError,
     SwooshError,
+    TruncatedError,
     again,
 )
 
@@ -55,6 +56,11 @@ EXAMPLES: list[tuple[SwooshError, dict[str, object], str]] = [
         "save with allow_rollback=True to go back on purpose",
     ),
     (ConflictError(expected=3, found=5), {"expected": 3, "found": 5}, "read what came in between and decide anew"),
+    (
+        TruncatedError("/j", after=3, first=7),
+        {"where": "/j", "after": 3, "first": 7},
+        "load a snapshot that is as new as that, and read on behind it",
+    ),
     (
         LockedError("/s.lock"),
         {"where": "/s.lock", "pid": None, "host": None, "waited_s": 0.0},
@@ -97,6 +103,7 @@ EXAMPLES: list[tuple[SwooshError, dict[str, object], str]] = [
         "raise max_decoded_bytes if this is meant",
     ),
     (ClosedError("/s"), {"where": "/s"}, "open a new one"),
+    (ClosedError("/s", opened=False), {"where": "/s"}, "enter it first"),
     (
         PoisonedError("/s", reason="fsync"),
         {"where": "/s", "reason": "fsync"},

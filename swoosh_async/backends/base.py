@@ -13,10 +13,29 @@ from typing import NewType, Protocol, Self
 
 import msgspec
 
-__all__ = ["Blob", "Position", "SnapshotBackend", "Source", "Stored"]
+__all__ = [
+    "Backend",
+    "Batch",
+    "Blob",
+    "Bounds",
+    "Claim",
+    "Epoch",
+    "Index",
+    "JournalBackend",
+    "Position",
+    "SnapshotBackend",
+    "Source",
+    "Stored",
+]
 
 Position = NewType("Position", int)
 """The index of the last event that is in a snapshot, 0 ≤ position < 2**64."""
+
+Index = NewType("Index", int)
+"""The place of an entry in a journal: 1 for the first, 0 for before the first."""
+
+Epoch = NewType("Epoch", int)
+"""Which claim of a journal this is: 1 for the first, 0 for before the first."""
 
 
 class Source(ABC):
@@ -172,3 +191,152 @@ class SnapshotBackend(ABC):
             LockedError: Another writer did not end in time.
             BackendError: A step failed.
         """
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Entries that become durable together, opaque.
+
+    Attributes:
+        first: The index of the first of them.
+        count: How many they are, ≥ 1.
+        epoch: The epoch of their writer.
+        data: Their bytes.
+    """
+
+    first: Index
+    count: int
+    epoch: Epoch
+    data: bytes
+
+    @property
+    def last(self) -> Index:
+        """The index of the last of them."""
+        return Index(self.first + self.count - 1)
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What a journal holds.
+
+    Attributes:
+        first: The index of the first entry that is kept; ``last + 1`` where none is.
+        last: The index of the last entry that was appended; 0 where none was.
+    """
+
+    first: Index
+    last: Index
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A writer's turn.
+
+    Attributes:
+        epoch: Its epoch.
+        bounds: What the journal holds.
+        tail: The last batch, also where none of its entries is kept any more; None where there was none ever.
+        torn_bytes: How long what was cut off is: a batch that a crash had left unfinished.
+    """
+
+    epoch: Epoch
+    bounds: Bounds
+    tail: Batch | None = None
+    torn_bytes: int = 0
+
+
+class JournalBackend(ABC):
+    """Batches of opaque entries whose indexes have no gaps, appended by one writer at a time, read by anybody.
+
+    Every method may be called from any thread; those of the writer (`append`, `truncate_before`, `release`) one at a
+    time.
+    """
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long to go on claiming while another writer lives, in seconds, where the user does not say."""
+        return 0.0
+
+    @abstractmethod
+    def claim(self, epoch: Epoch | None = None) -> Claim:
+        """Become the writer, without waiting for another.
+
+        Atomicity: of several claims at once, one goes first.
+        Order: the epoch is higher than all before; it is the given one (of an election, say), or the next.
+        Durability: on return the epoch, and all that is within the bounds, survive a power cut.
+        Concurrency: a home that can tell that a former writer lives refuses; any other fences it off.
+
+        Raises:
+            LockedError: Another writer lives.
+            FencedError: There was a claim with the given epoch, or a later one.
+            CorruptJournalError: What is there is not what was written; nothing was changed.
+            FormatVersionError: A newer version of this package wrote it.
+            BackendError: A step failed; it may be tried again.
+        """
+
+    @abstractmethod
+    def append(self, batch: Batch) -> None:
+        """Add a batch behind the last.
+
+        Atomicity: all of it is added, or none.
+        Order: only right behind the last index, and only while its epoch is the latest.
+        Durability: on return it survives a power cut.
+        Concurrency: one call at a time.
+
+        Raises:
+            ConflictError: It does not follow the last index; nothing has changed.
+            FencedError: There is a later claim; nothing has changed.
+            LockedError: This process is a fork of the one that made the claim; nothing has changed.
+            ClosedError: There is no claim; nothing has changed.
+            LimitExceededError: It is larger than may be read again; nothing has changed.
+            BackendError: A step failed; nothing has changed.
+            OutcomeUnknownError: A step failed after which it may have been added; a new claim tells.
+            PoisonedError: An earlier outcome is unknown; a new claim tells.
+        """
+
+    @abstractmethod
+    def read(self, after: Index, max_bytes: int) -> Sequence[Batch]:
+        """The batches with entries behind `after`, in order: as many as are about `max_bytes` long, and one at least.
+
+        Atomicity: a batch is returned as it was appended, all of it.
+        Order: each follows the one before; the first holds ``after + 1`` or, where that is kept no more, what is.
+        Durability: what is returned survives a power cut.
+        Concurrency: any number of readers, beside a writer, in any process; none of them needs a claim.
+
+        Raises:
+            CorruptJournalError: A batch is damaged or missing.
+            FormatVersionError: A newer version of this package wrote it.
+            BackendError: It cannot be read.
+        """
+
+    @abstractmethod
+    def bounds(self) -> Bounds:
+        """What it holds; raises as `read` does."""
+
+    @abstractmethod
+    def truncate_before(self, index: Index) -> None:
+        """Keep no entry before `index`, which is ``last + 1`` at most.
+
+        Atomicity: the bounds change at once, though bytes may go one after the other, the oldest first.
+        Order: entries go from the oldest on; the last batch stays for the next claim to see.
+        Durability: on return the new bounds survive a power cut.
+        Concurrency: as `append`; a reader on its way finds what it looks for, or that it is kept no more.
+
+        Raises:
+            FencedError: There is a later claim; nothing has changed.
+            LockedError: This process is a fork of the one that made the claim; nothing has changed.
+            ClosedError: There is no claim; nothing has changed.
+            BackendError: A step failed; nothing has changed but that old bytes may be gone.
+            OutcomeUnknownError: A step failed after which the bounds may have changed.
+            PoisonedError: An earlier outcome is unknown; a new claim tells.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """End the claim; without one, nothing happens."""
+
+
+class Backend(SnapshotBackend, JournalBackend):
+    """A place for both: an orchestrator's snapshots, and the journal of what happened since."""

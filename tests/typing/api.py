@@ -239,7 +239,7 @@ def errors(error: SwooshError) -> object:  # noqa: C901, PLR0912  one case for e
         case CorruptSnapshotError():
             return assert_type((error.path, error.reason, error.others), tuple[str, str, tuple[str, ...]])
         case CorruptJournalError():
-            return assert_type((error.path, error.offset, error.index), tuple[str, int, int])
+            return assert_type((error.path, error.offset, error.index), tuple[str, int | None, int])
         case ClockDriftError():
             return assert_type((error.drift_s, error.max_drift_s), tuple[float, float])
         case _:

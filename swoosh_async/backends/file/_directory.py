@@ -71,14 +71,14 @@ class Directory:
 
     def generations(self) -> tuple[list[Generation], Generation | None]:
         """The generations that stand here, newest first, and the one that is the same file as the latest."""
-        generations = self.names.generations(self._listing())
+        generations = self.names.generations(self.listing())
         latest = self._inode(self.names.latest)
         same = (g for g in generations if latest is not None and self._inode(g.name) == latest)
         return generations, next(same, None)
 
     def sweep(self) -> None:
         """Remove the temp files of writers that were killed: regular, our own, and locked by nobody."""
-        for name in filter(is_temp, self._listing()):
+        for name in filter(is_temp, self.listing()):
             with suppress(OSError):  # it is another's, or gone, or no file: nothing of ours to remove
                 fd = os.open(name, READ_FLAGS, dir_fd=self.fd)
                 try:
@@ -95,7 +95,8 @@ class Directory:
             with suppress(OSError):
                 self._disk.unlink(name, self.fd)
 
-    def _listing(self) -> list[str]:
+    def listing(self) -> list[str]:
+        """All names in it."""
         with Step("list snapshot directory", self.path):
             return os.listdir(self.fd)
 

@@ -39,6 +39,8 @@ class Disk(Protocol):
     def fchmod(self, fd: int, mode: int) -> None: ...
     def ftruncate(self, fd: int, length: int) -> None: ...
     def fsync(self, fd: int) -> None: ...
+    def fdatasync(self, fd: int) -> None: ...
+    def allocate(self, fd: int, size: int) -> None: ...
     def close(self, fd: int) -> None: ...
     def link(self, source: str, target: str, dir_fd: int) -> None: ...
     def rename(self, source: str, target: str, dir_fd: int) -> None: ...
@@ -82,6 +84,20 @@ class OsDisk:
         except OSError as error:
             if error.errno != errno.EINVAL or not os.fstatvfs(fd).f_flag & os.ST_RDONLY:
                 raise
+
+    def fdatasync(self, fd: int) -> None:
+        """As fsync, but for what is not needed to read the data again, such as the time of the last change."""
+        if hasattr(fcntl, "F_FULLFSYNC") or not hasattr(os, "fdatasync"):
+            self.fsync(fd)
+        else:
+            os.fdatasync(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """Make an empty file as long as that, of zeros, and have the disk set room aside for it where it can."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+        else:
+            os.ftruncate(fd, size)
 
     def close(self, fd: int) -> None:
         os.close(fd)

@@ -42,19 +42,23 @@ class FileLock:
         path: The lock file's whole path, for messages.
         mode: The lock file's permissions when it is made; whoever owns it can always write, for so it is opened.
         timeout_s: How long to wait for another holder, in seconds.
+        what: What it is the lock of, for messages.
     """
 
-    def __init__(self, disk: Disk, name: str, dir_fd: int, *, path: str, mode: int, timeout_s: float) -> None:
+    def __init__(
+        self, disk: Disk, name: str, dir_fd: int, *, path: str, mode: int, timeout_s: float, what: str = "snapshot"
+    ) -> None:
         self._disk = disk
         self._name = name
         self._dir_fd = dir_fd
         self._path = path
         self._mode = mode | _OWNER_RW
         self._timeout_s = timeout_s
+        self._step = f"lock {what}"
         self._fd = -1
 
     def __enter__(self) -> Self:
-        with Step("lock snapshot", self._path):
+        with Step(self._step, self._path):
             self._fd = self._open_file()
             _held.add(self)
             try:

@@ -1,0 +1,216 @@
+"""What is done with the appends that stand in line, in the worker thread: one batch, one timestamp, one backend call.
+
+This file knows backends, codecs and clocks, and no event loop. Its methods are called one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import repeat
+from typing import Any, Generic, TypeVar
+
+from ._breather import Breather
+from ._entries import Origin, Receipt
+from .backends.base import Batch, Bounds, Claim, Epoch, Index, JournalBackend
+from .clock import HybridLogicalClock
+from .codec import EventCodec, EventsDamagedError
+from .errors import (
+    ConflictError,
+    CorruptJournalError,
+    LimitExceededError,
+    OutcomeUnknownError,
+    PoisonedError,
+    again,
+)
+
+__all__ = ["Append", "Commits", "Job", "Outcome"]
+
+E = TypeVar("E")
+
+
+class Append:
+    """One call's events on their way.
+
+    Args:
+        encoded: Their bytes, as far as they are encoded.
+        expected: The last index that the caller expects before them; None where any will do.
+        events: What is to be encoded still; None where nothing is.
+        single: Whether one receipt is asked for, not a list of them.
+    """
+
+    __slots__ = ("encoded", "events", "expected", "single", "weight")
+
+    def __init__(
+        self,
+        encoded: Sequence[bytes],
+        expected: int | None,
+        *,
+        events: Sequence[Any] | None = None,
+        single: bool = False,
+    ) -> None:
+        self.encoded = encoded
+        self.expected = expected
+        self.events = events
+        self.single = single
+        self.weight = len(encoded[0]) if single else sum(map(len, encoded)) if events is None else _UNKNOWN
+        """How many bytes they are; too many for company as long as they are not encoded."""
+
+
+class Job:
+    """Something else to do in its turn.
+
+    Args:
+        call: What to do.
+    """
+
+    __slots__ = ("call", "weight")
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+        self.weight = 0
+
+
+_UNKNOWN = 1 << 62
+
+Outcome = Receipt | list[Receipt] | BaseException | None
+
+
+class Commits(Generic[E]):
+    """The writing half of a journal.
+
+    Args:
+        backend: Where the bytes are kept, claimed.
+        codec: The events' codec.
+        clock: What gives each event its time.
+        claim: What the backend said when it was claimed.
+
+    Raises:
+        CorruptJournalError: The last batch has no timestamp.
+    """
+
+    def __init__(self, backend: JournalBackend, codec: EventCodec[E], clock: HybridLogicalClock, claim: Claim) -> None:
+        self._backend = backend
+        self._codec = codec
+        self._clock = clock
+        self.epoch: Epoch = claim.epoch
+        self.bounds: Bounds = claim.bounds
+        self.poison: str | None = None
+        if claim.tail is not None:
+            try:
+                clock.resume(codec.stamp(claim.tail.data).plus(claim.tail.count - 1))
+            except EventsDamagedError as error:
+                raise CorruptJournalError(backend.where, error.reason, offset=None, index=claim.tail.first) from None
+
+    def check(self) -> None:
+        """Check that an earlier outcome is not unknown.
+
+        Raises:
+            PoisonedError: It is.
+        """
+        if self.poison is not None:
+            raise PoisonedError(self._backend.where, reason=self.poison)
+
+    def serve(self, items: Sequence[Append | Job]) -> list[Outcome]:
+        """Commit the appends among these together, as far as no job comes between them, and do the jobs."""
+        outcomes: list[Outcome] = []
+        appends: list[Append] = []
+        for item in items:
+            if isinstance(item, Append):
+                appends.append(item)
+                continue
+            outcomes += self._commit(appends)
+            appends = []
+            outcomes.append(_done(item.call))
+        return outcomes + self._commit(appends)
+
+    def truncate_before(self, index: int) -> None:
+        """As `JournalBackend.truncate_before`.
+
+        Raises:
+            ValueError: There is no such index yet.
+        """
+        self.check()
+        if not 1 <= index <= self.bounds.last + 1:
+            raise ValueError(f"index must be 1 to {self.bounds.last + 1}, which is one behind the last")
+        with self._poisoning():
+            self._backend.truncate_before(Index(index))
+        self.bounds = Bounds(Index(max(self.bounds.first, index)), self.bounds.last)
+
+    def _commit(self, appends: Sequence[Append]) -> list[Outcome]:
+        """One batch of all of these; each gets its outcome, and one that is refused is refused alone."""
+        last = self.bounds.last
+        events, refused = self._gather(appends, last)
+        try:
+            origin = self._write(events) if events else None
+        except LimitExceededError as error:
+            if len(appends) == 1:
+                return [error]
+            return [outcome for item in appends for outcome in self._commit([item])]
+        except Exception as error:  # noqa: BLE001  it is told to each caller, also to who was refused beside them
+            return [error, *(again(error) for _ in appends[1:])]
+        outcomes: list[Outcome] = []
+        index = last + 1
+        for item in appends:
+            if item in refused:
+                outcomes.append(refused[item])
+            elif origin is None:
+                outcomes.append([])
+            elif item.single:
+                outcomes.append(Receipt(index, origin))
+                index += 1
+            else:
+                n = len(item.encoded)
+                outcomes.append(list(map(Receipt, range(index, index + n), repeat(origin))))
+                index += n
+        return outcomes
+
+    def _gather(self, appends: Sequence[Append], last: int) -> tuple[list[bytes], dict[Append, Exception]]:
+        """The events of these behind `last`, encoded, and which of these are refused, and why."""
+        events: list[bytes] = []
+        refused: dict[Append, Exception] = {}
+        for item in appends:
+            try:
+                if item.events is not None:
+                    item.encoded, item.events = self._encoded(item.events), None
+                if item.expected is not None and item.expected != last + len(events):
+                    raise ConflictError(expected=item.expected, found=last + len(events))
+            except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
+                refused[item] = error
+            else:
+                events += item.encoded
+        return events, refused
+
+    def _write(self, events: list[bytes]) -> Origin:
+        self.check()
+        first = Index(self.bounds.last + 1)
+        stamp = self._clock.take(len(events))
+        batch = Batch(first, len(events), self.epoch, self._codec.batch(stamp, events))
+        with self._poisoning():
+            self._backend.append(batch)
+        self.bounds = Bounds(self.bounds.first, batch.last)
+        return Origin(first, stamp)
+
+    def _encoded(self, events: Sequence[Any]) -> list[bytes]:
+        breathe = Breather()
+        encoded: list[bytes] = []
+        for event in events:
+            encoded.append(self._codec.encode(event))
+            breathe()
+        return encoded
+
+    @contextmanager
+    def _poisoning(self) -> Iterator[None]:
+        try:
+            yield
+        except OutcomeUnknownError as error:
+            self.poison = error.step
+            raise
+
+
+def _done(job: Callable[[], None]) -> BaseException | None:
+    try:
+        job()
+    except BaseException as error:  # noqa: BLE001  it goes to the caller of this one
+        return error
+    return None

@@ -1,0 +1,75 @@
+"""A journal's entries by the page: batches as a backend gives them, and the entries that are in them.
+
+This file knows backends and codecs, and no event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count, repeat
+from typing import Generic, TypeVar
+
+from ._entries import Entry, Origin
+from .backends.base import Batch, Index, JournalBackend
+from .codec import EventCodec, EventsDamagedError
+from .errors import CorruptJournalError, TruncatedError
+
+__all__ = ["PAGE_BYTES", "Pages"]
+
+E = TypeVar("E")
+
+PAGE_BYTES = 1 << 20
+"""How much is read at a time, about, in bytes."""
+
+
+class Pages(Generic[E]):
+    """The reading half of a journal.
+
+    Args:
+        backend: Where the bytes are kept.
+        codec: The events' codec.
+    """
+
+    def __init__(self, backend: JournalBackend, codec: EventCodec[E]) -> None:
+        self._backend = backend
+        self._codec = codec
+
+    def read(self, after: int, last: int) -> Sequence[Batch]:
+        """Some of the batches with entries behind `after`, which is before `last`; in a worker thread.
+
+        Raises:
+            TruncatedError: The first of these entries is kept no more.
+            CorruptJournalError: A batch is damaged or missing.
+            SwooshError: As `JournalBackend.read`.
+        """
+        batches = self._backend.read(Index(after), PAGE_BYTES)
+        if not batches:
+            reason = f"it ends before index {last}"
+            raise CorruptJournalError(self._backend.where, reason, offset=None, index=after + 1)
+        if batches[0].first > after + 1:
+            raise TruncatedError(self._backend.where, after=after, first=batches[0].first)
+        return batches
+
+    def entries(self, batches: Sequence[Batch], after: int, last: int) -> Iterator[list[Entry[E]]]:
+        """The entries of these batches behind `after` and up to `last`, some at a time.
+
+        Decoding holds the GIL wherever it is done, so it is done where the entries are used, when they are; some tenths
+        of a millisecond at a time, unless one event takes longer.
+
+        Raises:
+            CorruptJournalError: They do not decode as the event type.
+        """
+        for batch in batches:
+            try:
+                origin = Origin(batch.first, self._codec.stamp(batch.data))
+                for part in self._codec.parts(batch.data):
+                    begin = batch.first + part.skip
+                    if begin > last:
+                        return
+                    if begin + part.count > after + 1:
+                        entries = list(map(Entry, count(begin), repeat(origin), self._codec.events(part)))
+                        whole = begin > after and begin + part.count - 1 <= last
+                        yield entries if whole else entries[max(0, after + 1 - begin) : last + 1 - begin]
+            except EventsDamagedError as error:
+                index = batch.first + error.skip
+                raise CorruptJournalError(self._backend.where, error.reason, offset=None, index=index) from None

@@ -1,0 +1,187 @@
+"""Reading a journal: with no claim, beside a writer, in any process.
+
+A reader finds what it looks for by the frames' own headers, holds no file from one call to the next, and makes what it
+returns durable unless it knows that it is. What its own process's writer has not acknowledged, it does not return. In
+another process it cannot tell a batch that is being written from one that is damaged, so it looks again before it says.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import msgspec
+
+from ...errors import CorruptJournalError
+from ..base import Batch, Bounds, Epoch, Index
+from ._disk import Disk, Step
+from ._frames import ALIGN, is_zero
+from ._scan import frames_from, seek
+from ._segments import Segment, Segments
+
+__all__ = ["Known", "Reader"]
+
+_LOOKS = 5
+_PAUSE_S = 0.01
+_HINTS = 64
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What a writer in this process knows.
+
+    Attributes:
+        bounds: What the journal holds.
+        base: Which segment it writes.
+        end: Where that ends.
+    """
+
+    bounds: Bounds
+    base: int
+    end: int
+
+
+class _Stretch(msgspec.Struct):
+    """What was read of one segment.
+
+    Attributes:
+        batches: The batches from the index on that was looked for.
+        end: Where what was read ends.
+        index: The index that would follow.
+    """
+
+    batches: list[Batch]
+    end: int
+    index: int
+
+
+class Reader:
+    """Reads the journal of one directory.
+
+    Args:
+        disk: What makes durable what is returned.
+        max_frame_bytes: How long a frame may be.
+    """
+
+    def __init__(self, disk: Disk, max_frame_bytes: int) -> None:
+        self._disk = disk
+        self._max_frame_bytes = max_frame_bytes
+        self._durable = (0, 0)
+        self._hints: dict[int, tuple[bytes, int]] = {}
+
+    def bounds(self, segments: Segments) -> Bounds:
+        """What the journal holds; a batch that a crash has left unfinished is none."""
+        record = segments.record()
+        bases = segments.bases()
+        if record is None or not bases:
+            return Bounds(Index(1), Index(0))
+        segment = segments.open(bases[-1])
+        if segment is None:
+            return self.bounds(segments)
+        with segment:
+            last = self._last(segment)
+        return Bounds(Index(record.first), Index(last))
+
+    def _last(self, segment: Segment) -> int:
+        look = 0
+        while True:
+            try:
+                tail = segment.tail(self._max_frame_bytes)
+            except CorruptJournalError:  # or it is being written
+                look += 1
+                if look == _LOOKS:
+                    raise
+                time.sleep(_PAUSE_S)
+                continue
+            self._make_durable(segment, tail.end)
+            return segment.seed.base - 1 if tail.last is None else tail.last.last
+
+    def read(self, segments: Segments, after: int, max_bytes: int, known: Known | None) -> Sequence[Batch]:
+        """As `JournalBackend.read`.
+
+        Args:
+            segments: The journal's files.
+            after: The index behind which to read.
+            max_bytes: How much to read, about.
+            known: What a writer in this process knows; None where there is none.
+        """
+        target = after + 1
+        bases = segments.bases()
+        while bases:
+            at = max(0, bisect_right(bases, target) - 1)
+            segment = segments.open(bases[at])
+            if segment is None:  # it was truncated meanwhile
+                bases = segments.bases()
+                continue
+            following = bases[at + 1] if at + 1 < len(bases) else None
+            with segment:
+                batches = self._of(segment, max(target, bases[at]), following, max_bytes, known)
+            if batches or following is None:
+                return batches
+            target = following
+        return ()
+
+    def _of(
+        self, segment: Segment, target: int, following: int | None, max_bytes: int, known: Known | None
+    ) -> list[Batch]:
+        """The batches of a segment from `target` on, up to where the following one begins; none where it ends there.
+
+        Raises:
+            CorruptJournalError: There should be more than can be read.
+        """
+        for look in range(_LOOKS):
+            stretch = self._stretch(segment, target, following, max_bytes, known)
+            if stretch.batches:
+                if known is None and following is None:
+                    self._make_durable(segment, stretch.end)
+                return stretch.batches
+            if following is not None and stretch.index == following:
+                return []
+            if following is not None or known is not None:
+                raise segment.corrupt("a batch is damaged or missing", offset=stretch.end, index=stretch.index)
+            if is_zero(segment.source.read(stretch.end, ALIGN)):
+                return []
+            if look < _LOOKS - 1:
+                time.sleep(_PAUSE_S)
+        segment.tail(self._max_frame_bytes)  # raises, unless a crash has left it unfinished
+        return []
+
+    def _stretch(
+        self, segment: Segment, target: int, following: int | None, max_bytes: int, known: Known | None
+    ) -> _Stretch:
+        source, seed = segment.source, segment.seed
+        end = known.end if known is not None and known.base == seed.base else source.size_bytes
+        last = known.bounds.last if known is not None else None
+        at = self._start(segment, target, end)
+        found = _Stretch([], at, target)
+        size = 0
+        for frame, payload in frames_from(source.read, seed, at, min(max_bytes, end - at)):
+            if following is not None and frame.first >= following:
+                break
+            if last is not None and frame.first > last:
+                break
+            found.end, found.index = frame.end, frame.last + 1
+            if frame.last >= target:
+                found.batches.append(Batch(Index(frame.first), frame.count, Epoch(frame.epoch), bytes(payload)))
+                size += len(payload)
+                if size >= max_bytes:
+                    break
+        if found.batches:
+            self._remember(segment, found)
+        return found
+
+    def _start(self, segment: Segment, target: int, end: int) -> int:
+        """Where to begin to look for an index: right there, if it was come to before, or near."""
+        mark, offset = self._hints.get(target, (b"", 0))
+        return offset if mark == segment.seed.mark else seek(segment.source.read, segment.seed, end, target)
+
+    def _remember(self, segment: Segment, found: _Stretch) -> None:
+        hints = dict(list(self._hints.items())[1 - _HINTS :])
+        hints[found.index] = (segment.seed.mark, found.end)
+        self._hints = hints  # at once, for other threads read as well
+
+    def _make_durable(self, segment: Segment, end: int) -> None:
+        if (segment.seed.base, end) > self._durable:
+            with Step("fdatasync journal", segment.source.path):
+                self._disk.fdatasync(segment.source.fd)
+            self._durable = (segment.seed.base, end)

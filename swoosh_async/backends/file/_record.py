@@ -1,0 +1,73 @@
+"""The record of a journal: whose segments these are, who claimed them last, and from where on they are kept.
+
+One line of JSON with a checksum of its own, so that a person can read it. Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+__all__ = ["MAX_RECORD_BYTES", "RECORD_FORMAT", "Record", "read_record", "record_bytes"]
+
+RECORD_FORMAT = 1
+MAX_RECORD_BYTES = 4096
+
+_STORE_HEX = 32
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What is known of a journal beside its segments.
+
+    Attributes:
+        epoch: The latest claim's.
+        first: The index of the first entry that is kept.
+        format: The version of this format, and of the segments beside it.
+        host: Where the latest claimant ran.
+        pid: Which process it was.
+        store: The store's id, 32 hexadecimal digits.
+    """
+
+    epoch: int
+    first: int
+    format: int
+    host: str
+    pid: int
+    store: str
+
+
+class _Sealed(msgspec.Struct):
+    checksum: str
+    record: msgspec.Raw
+
+
+def record_bytes(record: Record) -> bytes:
+    """The record with its checksum, as it is stored."""
+    inner = msgspec.json.encode(record)
+    return msgspec.json.encode(_Sealed(_checksum(inner), msgspec.Raw(inner))) + b"\n"
+
+
+def read_record(data: bytes) -> Record | int | None:
+    """What these bytes say: a record; a newer format's version; None if they are damaged."""
+    try:
+        sealed = msgspec.json.decode(data, type=_Sealed)
+        inner = bytes(sealed.record)
+        if sealed.checksum != _checksum(inner) or data != record_bytes_of(sealed.checksum, inner):
+            return None
+        version = msgspec.json.decode(inner, type=dict[str, object]).get("format")
+        if version != RECORD_FORMAT:
+            return version if isinstance(version, int) else None
+        record = msgspec.json.decode(inner, type=Record)
+        return record if len(bytes.fromhex(record.store)) * 2 == _STORE_HEX else None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+
+
+def record_bytes_of(checksum: str, inner: bytes) -> bytes:
+    """The bytes of a record that is encoded already."""
+    return msgspec.json.encode(_Sealed(checksum, msgspec.Raw(inner))) + b"\n"
+
+
+def _checksum(inner: bytes) -> str:
+    return f"sha256:{hashlib.sha256(inner).hexdigest()}"

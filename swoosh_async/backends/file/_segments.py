@@ -1,0 +1,370 @@
+"""The files of a journal in an open directory: its record, its segments, what was cut off, and how each is made.
+
+For a journal called ``journal``: ``journal`` is its record; ``journal.<base>`` is a segment whose first entry has that
+index; ``journal.torn-<base>-<offset>`` is a batch that was cut off; ``.journal.lock`` is the lock;
+``journal-<random>.tmp`` is being made, or was when its maker died.
+
+This file does not know in which order an append or a claim does things.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Self
+
+import msgspec
+
+from ...errors import CorruptJournalError, FormatVersionError
+from ..base import Batch, Epoch, Index
+from ._directory import Directory
+from ._disk import FULL, Disk, Step, write_all
+from ._frames import SEGMENT_FORMAT, SEGMENT_HEADER_BYTES, Frame, Seed, read_segment_header, segment_header
+from ._lock import FileLock
+from ._record import MAX_RECORD_BYTES, RECORD_FORMAT, Record, read_record, record_bytes
+from ._scan import Damage, Tail, find_tail
+from ._source import FileSource
+
+__all__ = ["LOCK", "NAME", "Active", "Fresh", "Segment", "Segments"]
+
+NAME = "journal"
+LOCK = f".{NAME}.lock"
+
+_SEGMENT = re.compile(rf"{NAME}\.([0-9]{{20}})")
+_TEMP = re.compile(rf"{NAME}-[0-9a-f]+\.tmp")
+_MODE = 0o600
+_ZEROS = bytes(1 << 20)
+
+
+class Segment:
+    """A segment, open for reading; a context manager that closes it.
+
+    Args:
+        source: Its file.
+        seed: What its header says.
+    """
+
+    def __init__(self, source: FileSource, seed: Seed) -> None:
+        self.source = source
+        self.seed = seed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+
+    def batch(self, frame: Frame) -> Batch:
+        """The batch that a frame holds, which is whole."""
+        data = self.source.read(frame.payload_at, frame.length)
+        return Batch(Index(frame.first), frame.count, Epoch(frame.epoch), data)
+
+    def tail(self, max_frame_bytes: int) -> Tail:
+        """How it ends.
+
+        Raises:
+            CorruptJournalError: It is not what was written.
+        """
+        try:
+            return find_tail(self.source.read, self.seed, self.source.size_bytes, max_frame_bytes)
+        except Damage as damage:
+            raise self.corrupt(damage.reason, offset=damage.offset, index=damage.index) from None
+
+    def corrupt(self, reason: str, *, offset: int, index: int) -> CorruptJournalError:
+        """The error that tells of damage in it."""
+        return CorruptJournalError(self.source.path, reason, offset=offset, index=index)
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """A file that is being made, and has no name of its own yet.
+
+    Attributes:
+        fd: Its descriptor.
+        path: Its path, for messages.
+        name: Its name.
+        size: How long it is.
+    """
+
+    fd: int
+    path: str
+    name: str
+    size: int = 0
+
+
+class Active(msgspec.Struct):
+    """The segment that is written.
+
+    Attributes:
+        fd: Its descriptor.
+        path: Its path, for messages.
+        size: How long it is.
+        seed: What its header says.
+        end: Where the next frame belongs.
+    """
+
+    fd: int
+    path: str
+    size: int
+    seed: Seed
+    end: int = SEGMENT_HEADER_BYTES
+
+
+class Segments:
+    """The journal's files in one directory.
+
+    Args:
+        here: The directory.
+        disk: The system calls that change it.
+        mode: The permissions of new files; None for 0600.
+    """
+
+    def __init__(self, here: Directory, disk: Disk, mode: int | None) -> None:
+        self.here = here
+        self._disk = disk
+        self._mode = mode
+
+    # ------------------------------------------------------------------ read
+
+    def bases(self) -> list[int]:
+        """The segments that there are, by the index of their first entry, in order."""
+        return sorted(int(match[1]) for match in map(_SEGMENT.fullmatch, self.here.listing()) if match)
+
+    def open(self, base: int) -> Segment | None:
+        """A segment; None if there is none.
+
+        Raises:
+            CorruptJournalError: Its header is damaged.
+            FormatVersionError: A newer version of this package wrote it.
+            BackendError: It cannot be read.
+        """
+        source = self.here.open_file(_name(base), "open journal segment")
+        if source is None:
+            return None
+        try:
+            seed = read_segment_header(source.read(0, SEGMENT_HEADER_BYTES))
+            if isinstance(seed, int):
+                raise FormatVersionError(source.path, found=seed, supported=SEGMENT_FORMAT)
+            if seed is None or seed.base != base:
+                raise CorruptJournalError(source.path, "the segment's header was damaged", offset=0, index=base)
+        except BaseException:
+            source.close()
+            raise
+        return Segment(source, seed)
+
+    def record(self) -> Record | None:
+        """The record; None where there is no journal yet.
+
+        Raises:
+            CorruptJournalError: It is damaged, or there are segments without one.
+            FormatVersionError: A newer version of this package wrote it.
+            BackendError: It cannot be read.
+        """
+        source = self.here.open_file(NAME, "open journal record")
+        if source is None:
+            bases = self.bases()
+            if bases and self.here.facts(NAME) is None:
+                path = self.here.path_of(NAME)
+                raise CorruptJournalError(path, "the record beside the segments is missing", offset=0, index=bases[0])
+            return None if not bases else self.record()
+        with source:
+            record = read_record(source.read(0, MAX_RECORD_BYTES))
+        if isinstance(record, int):
+            raise FormatVersionError(source.path, found=record, supported=RECORD_FORMAT)
+        if record is None:
+            raise CorruptJournalError(source.path, "the record was damaged", offset=0, index=0)
+        return record
+
+    def settle(self, segment: Segment) -> None:
+        """Make what the newest segment holds durable, and have it read from the disk.
+
+        Its writer may have been killed before it was, and after a failed fsync the cache holds what the disk does not.
+
+        Raises:
+            BackendError: It cannot be made durable.
+        """
+        with Step("fdatasync journal", segment.source.path):
+            try:
+                self._disk.fdatasync(segment.source.fd)
+            finally:
+                segment.source.evict()
+
+    # ------------------------------------------------------------------ write
+
+    def sweep(self) -> None:
+        """Remove the files that dead writers were making; under the lock only."""
+        for name in filter(_TEMP.fullmatch, self.here.listing()):
+            with suppress(OSError):
+                self._disk.unlink(name, self.here.fd)
+
+    def put(self, name: str, data: bytes, lock: FileLock, what: str) -> None:
+        """Make a small file of that name, durably, in place of any that was there.
+
+        Raises:
+            BackendError: A step failed; nothing has changed.
+            OutcomeUnknownError: A step failed after which it may be there.
+        """
+        fresh = self._create(f"create {what}")
+        try:
+            with Step(f"write {what}", self.here.path_of(name)):
+                write_all(self._disk, fresh.fd, (data,), 0)
+                self._disk.fsync(fresh.fd)
+            with Step(f"rename {what}", self.here.path_of(name), unknown=True, but=FULL):
+                self._disk.rename(fresh.name, name, self.here.fd)
+        except BaseException:
+            self.discard(fresh)
+            raise
+        os.close(fresh.fd)
+        self._settle(lock, what)
+
+    def put_record(self, record: Record, lock: FileLock) -> None:
+        """As `put`, of the record."""
+        self.put(NAME, record_bytes(record), lock, "journal record")
+
+    def prepare(self, size: int) -> Fresh:
+        """A file of that size, of zeros and with no name of a segment yet.
+
+        Raises:
+            BackendError: There is no room, or a step failed; nothing has changed.
+        """
+        fresh = self._create("create journal segment")
+        try:
+            with Step("allocate journal segment", fresh.path):
+                self._disk.allocate(fresh.fd, size)
+                self._disk.fsync(fresh.fd)
+        except BaseException:
+            self.discard(fresh)
+            raise
+        return Fresh(fresh.fd, fresh.path, fresh.name, size)
+
+    def begin(self, fresh: Fresh, seed: Seed, lock: FileLock) -> Active:
+        """Make a prepared file the segment that its header says; if that fails, the file is let go of.
+
+        Raises:
+            BackendError: A step failed; nothing has changed.
+            OutcomeUnknownError: A step failed after which it may be there.
+        """
+        name = _name(seed.base)
+        active = Active(fresh.fd, self.here.path_of(name), fresh.size, seed)
+        try:
+            with Step("write journal segment header", active.path):
+                write_all(self._disk, fresh.fd, (segment_header(seed),), 0)
+                self._disk.fdatasync(fresh.fd)
+            with Step("rename journal segment", active.path, unknown=True, but=FULL):
+                self._disk.rename(fresh.name, name, self.here.fd)
+            self._settle(lock, "journal segment")
+        except BaseException:
+            self.discard(fresh)  # by the name that it has no more, if it has been renamed
+            raise
+        return active
+
+    def resume(self, segment: Segment, end: int) -> Active:
+        """A segment open for writing."""
+        source = segment.source
+        with Step("open journal segment", source.path):
+            fd = self._disk.open(source.name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE, self.here.fd)
+        return Active(fd, source.path, source.size_bytes, segment.seed, end)
+
+    def write(self, active: Active, data: bytes) -> None:
+        """Write at a segment's end, or leave it as it was; nothing is durable yet.
+
+        Raises:
+            BackendError: It could not be written; nothing has changed.
+            OutcomeUnknownError: Nor could what was written of it be taken back.
+        """
+        try:
+            with Step("write journal", active.path):
+                write_all(self._disk, active.fd, (data,), active.end)
+        except BaseException:
+            self.blank(active, active.end, active.end + len(data))
+            raise
+
+    def set_aside(self, segment: Segment, tail: Tail, lock: FileLock) -> None:
+        """Copy the bytes of an unfinished batch to a file of their own, unless they are there already.
+
+        Raises:
+            BackendError: A step failed.
+            OutcomeUnknownError: A step failed after which it may be there.
+        """
+        torn = segment.source.read(tail.end, tail.torn_bytes)
+        name = f"{NAME}.torn-{segment.seed.base:020d}-{tail.end}"
+        number = 1
+        while (found := self.here.open_file(name, "open torn batch")) is not None:
+            with found:
+                before = found.read(0, found.size_bytes)
+            if len(before) >= len(torn) and all(b in (0, a) for a, b in zip(before, torn, strict=False)):
+                return  # by a claim that was killed while it wrote zeros, or before
+            number += 1
+            name = f"{NAME}.torn-{segment.seed.base:020d}-{tail.end}-{number}"
+        self.put(name, torn, lock, "torn batch")
+
+    def blank(self, active: Active, start: int, end: int) -> None:
+        """Write zeros; not durable yet.
+
+        Raises:
+            OutcomeUnknownError: They could not be written.
+        """
+        with Step("take back from journal", active.path, unknown=True):
+            pieces = (_ZEROS[: end - at] for at in range(start, end, len(_ZEROS)))
+            write_all(self._disk, active.fd, pieces, start)
+
+    def sync(self, active: Active, *, unknown: bool) -> None:
+        """Make what was written durable.
+
+        Raises:
+            BackendError: It is not, and `unknown` is not set.
+            OutcomeUnknownError: It may not be.
+        """
+        with Step("fdatasync journal", active.path, unknown=unknown):
+            try:
+                self._disk.fdatasync(active.fd)
+            except OSError:  # the cache may hold what the disk does not, and readers would believe it
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(active.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                raise
+
+    def discard(self, fresh: Fresh) -> None:
+        """Close a file that is no segment yet, and remove it."""
+        os.close(fresh.fd)
+        self.here.take_back([fresh.name])
+
+    def remove(self, bases: Sequence[int], lock: FileLock) -> None:
+        """Remove segments, the oldest first.
+
+        Raises:
+            BackendError: A step failed; some of them may be gone.
+        """
+        for base in bases:
+            with Step("remove journal segment", self.here.path_of(_name(base))):
+                self._disk.unlink(_name(base), self.here.fd)
+        if bases:
+            with Step("fsync journal directory", self.here.path):
+                self._disk.fsync(self.here.fd)
+                lock.probe()
+
+    def _create(self, step: str) -> Fresh:
+        name = f"{NAME}-{secrets.token_hex(8)}.tmp"
+        path = self.here.path_of(name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with Step(step, path):
+            fresh = Fresh(self._disk.open(name, flags, _MODE, self.here.fd), path, name)
+            if self._mode not in (None, _MODE):
+                try:
+                    self._disk.fchmod(fresh.fd, self._mode or _MODE)
+                except BaseException:
+                    self.discard(fresh)
+                    raise
+        return fresh
+
+    def _settle(self, lock: FileLock, what: str) -> None:
+        """Make a rename durable, and see that the file system still writes."""
+        with Step(f"fsync directory of {what}", self.here.path, unknown=True):
+            self._disk.fsync(self.here.fd)
+        with Step(f"probe directory of {what}", self.here.path, unknown=True):
+            lock.probe()
+
+
+def _name(base: int) -> str:
+    return f"{NAME}.{base:020d}"
