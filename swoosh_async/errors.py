@@ -261,11 +261,8 @@ class ClosedError(SwooshError):
     """Used after it was closed, or before it was opened."""
 
     def __init__(self, where: str, *, opened: bool = True) -> None:
-        super().__init__(
-            f"{where} is closed; open a new one"
-            if opened
-            else f"{where} is not open; enter it first, with `async with`"
-        )
+        todo = "is closed; open a new one" if opened else "is not open; enter it with `async with` first"
+        super().__init__(f"{where} {todo}")
         self.where = where
 
 

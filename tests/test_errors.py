@@ -103,7 +103,7 @@ EXAMPLES: list[tuple[SwooshError, dict[str, object], str]] = [
         "raise max_decoded_bytes if this is meant",
     ),
     (ClosedError("/s"), {"where": "/s"}, "open a new one"),
-    (ClosedError("/s", opened=False), {"where": "/s"}, "enter it first"),
+    (ClosedError("/s", opened=False), {"where": "/s"}, "enter it with `async with` first"),
     (
         PoisonedError("/s", reason="fsync"),
         {"where": "/s", "reason": "fsync"},
