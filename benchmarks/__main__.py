@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import large, sizes, small
+from . import journal, large, sizes, small
 from .child import in_child
 from .drawing import draw
 from .markdown import markdown
@@ -21,6 +21,7 @@ SUITES: dict[str, Callable[..., Report]] = {
     "small": small.measure,
     "large": large.measure,
     "sizes": sizes.measure,
+    "journal": journal.measure,
 }
 
 

@@ -5,7 +5,7 @@ This file knows backends, codecs and clocks, and no event loop. Its methods are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Generic, TypeVar
@@ -144,11 +144,13 @@ class Commits(Generic[E]):
         try:
             origin = self._write(events) if events else None
         except LimitExceededError as error:
-            if len(appends) == 1:
-                return [error]
-            return [outcome for item in appends for outcome in self._commit([item])]
-        except Exception as error:  # noqa: BLE001  it is told to each caller, also to who was refused beside them
-            return [error, *(again(error) for _ in appends[1:])]
+            half = len(appends) // 2
+            return self._commit(appends[:half]) + self._commit(appends[half:]) if half else [error]
+        except Exception as error:  # noqa: BLE001  it is told to each caller; who expected what has failed, too
+            return [
+                again(error) if isinstance(refused.get(item), ConflictError | None) else refused[item]
+                for item in appends
+            ]
         outcomes: list[Outcome] = []
         index = last + 1
         for item in appends:
@@ -200,7 +202,7 @@ class Commits(Generic[E]):
         return encoded
 
     @contextmanager
-    def _poisoning(self) -> Iterator[None]:
+    def _poisoning(self) -> Generator[None, None, None]:
         try:
             yield
         except OutcomeUnknownError as error:

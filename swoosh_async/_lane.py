@@ -49,20 +49,20 @@ _WAITING, _BEGUN, _FINAL, _WITHDRAWN = _Stage  # looking a member up in its clas
 
 
 class _Crowd:
-    """Waiters of one loop that are likely to be served together."""
+    """Waiters of one loop that are likely to be served together: a first, and others, who share an event."""
 
-    __slots__ = ("loop", "shared", "size")
+    __slots__ = ("loop", "shared", "size", "weight")
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, weight: int) -> None:
         self.loop = loop
         self.shared: Event | None = None
-        self.size = 0
+        self.size = 1
+        self.weight = weight
 
-    def join(self) -> Event:
-        """The event that the next member waits for."""
+    def join(self, weight: int) -> Event:
+        """The event that the next of the others waits for."""
         self.size += 1
-        if self.size == 1:
-            return Event()
+        self.weight += weight
         if self.shared is None:
             self.shared = Event()
         return self.shared
@@ -197,9 +197,18 @@ class Lane(Generic[I, R]):
     def _join(self, place: _Place[I, R]) -> Event:
         """The event that a caller waits for who does not lead."""
         crowd = self._open_crowd
-        if crowd is None or crowd.loop.native is not running() or crowd.size >= self._batch_items:
-            crowd = self._open_crowd = _Crowd(Loop())
-        return place.await_at(crowd.loop, crowd.join())
+        weight = 0 if self._weigh is None else self._weigh(place.item)
+        if (
+            crowd is None
+            or crowd.loop.native is not running()
+            or crowd.size >= self._batch_items
+            or crowd.weight + weight > self._batch_weight
+        ):
+            crowd = self._open_crowd = _Crowd(Loop(), weight)
+            return place.await_at(crowd.loop, Event())
+        place.loop = crowd.loop
+        place.event = event = crowd.join(weight)
+        return event
 
     async def _settle(self, place: _Place[I, R], stopped: BaseException) -> BaseException | None:
         """Wait until the item, which has been begun, is final; return what is to be raised in its outcome's place."""

@@ -43,12 +43,13 @@ class Pages(Generic[E]):
             SwooshError: As `JournalBackend.read`.
         """
         batches = self._backend.read(Index(after), PAGE_BYTES)
-        if not batches:
-            reason = f"it ends before index {last}"
-            raise CorruptJournalError(self._backend.where, reason, offset=None, index=after + 1)
-        if batches[0].first > after + 1:
-            raise TruncatedError(self._backend.where, after=after, first=batches[0].first)
-        return batches
+        if batches and batches[0].first <= after + 1 <= batches[0].last:
+            return batches
+        first = self._backend.bounds().first
+        if first > after + 1:
+            raise TruncatedError(self._backend.where, after=after, first=first)
+        reason = f"it is missing, of {last}"
+        raise CorruptJournalError(self._backend.where, reason, offset=None, index=after + 1)
 
     def entries(self, batches: Sequence[Batch], after: int, last: int) -> Iterator[list[Entry[E]]]:
         """The entries of these batches behind `after` and up to `last`, some at a time.
@@ -62,14 +63,18 @@ class Pages(Generic[E]):
         for batch in batches:
             try:
                 origin = Origin(batch.first, self._codec.stamp(batch.data))
+                begin = batch.first
                 for part in self._codec.parts(batch.data):
-                    begin = batch.first + part.skip
                     if begin > last:
                         return
                     if begin + part.count > after + 1:
                         entries = list(map(Entry, count(begin), repeat(origin), self._codec.events(part)))
                         whole = begin > after and begin + part.count - 1 <= last
                         yield entries if whole else entries[max(0, after + 1 - begin) : last + 1 - begin]
+                    begin = Index(begin + part.count)
+                if begin != batch.last + 1:
+                    reason = f"the batch has {begin - batch.first} events where there should be {batch.count}"
+                    raise EventsDamagedError(reason, skip=min(begin - batch.first, batch.count - 1))
             except EventsDamagedError as error:
                 index = batch.first + error.skip
                 raise CorruptJournalError(self._backend.where, error.reason, offset=None, index=index) from None

@@ -258,10 +258,12 @@ class LimitExceededError(SwooshError):
 
 
 class ClosedError(SwooshError):
-    """Used after it was closed, or before it was opened."""
+    """Used after it was closed, or before it was opened, or for writing although it is only read."""
 
-    def __init__(self, where: str, *, opened: bool = True) -> None:
+    def __init__(self, where: str, *, opened: bool = True, read_only: bool = False) -> None:
         todo = "is closed; open a new one" if opened else "is not open; enter it with `async with` first"
+        if read_only:
+            todo = "is open for reading only; open a new one without read_only"
         super().__init__(f"{where} {todo}")
         self.where = where
 

@@ -136,7 +136,7 @@ class Journal(Generic[E]):
         self._torn_bytes = 0
         self._entered = False
         self._closed = False
-        self._released = False
+        self._claimed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._backend.where}>"
@@ -158,16 +158,18 @@ class Journal(Generic[E]):
             raise ClosedError(self._backend.where)
         self._entered = True
         self._pid = os.getpid()
-        if self._read_only:
-            self._seen = await Hop(self._backend.bounds).run(readers())
-            return self
-        claim = await self._claim()
         try:
-            self._commits = Commits(self._backend, self._codec, self._clock, claim)
+            if self._read_only:
+                self._seen = await Hop(self._backend.bounds).run(readers())
+            else:
+                claim = await self._claim()
+                self._commits = Commits(self._backend, self._codec, self._clock, claim)
+                self._torn_bytes = claim.torn_bytes
+            if self._closed:  # by somebody who did not wait until it was open
+                raise ClosedError(self._backend.where)
         except BaseException:
             await self.aclose()
             raise
-        self._torn_bytes = claim.torn_bytes
         return self
 
     async def __aexit__(
@@ -181,39 +183,40 @@ class Journal(Generic[E]):
         Whatever interrupts it, the backend is let go of before it returns.
         """
         self._closed = True
-        if not self._entered or self._read_only or self._pid != os.getpid():
-            self._released = True
-        await surely(lambda: self._lane.submit(Job(self._release)), lambda: self._released)
-        self._wake()
+        if self._pid != os.getpid():  # a fork's parent goes on with it
+            return
+        try:
+            await surely(lambda: self._lane.submit(Job(self._release)), lambda: not self._claimed)
+        finally:
+            self._wake()
 
     async def _claim(self) -> Claim:
         patience_s = self._backend.patience_s if self._patience_s is None else self._patience_s
         begun = time.monotonic()
         wait_s = _FIRST_WAIT_S
-        while True:
-            claimed: list[Claim] = []
+        while not self._closed:
             try:
-                await Hop(lambda: claimed.append(self._backend.claim(self._wanted_epoch))).run()  # noqa: B023
+                return await Hop(self._try_to_claim).run()
             except LockedError as error:
                 left_s = begun + patience_s - time.monotonic()
                 if left_s <= 0:
-                    self._closed = True
                     raise LockedError(error.where, pid=error.pid, host=error.host, waited_s=patience_s) from None
                 await anyio.sleep(min(wait_s, left_s))
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-            except BaseException:
-                self._closed = True
-                if claimed:
-                    await self.aclose()
-                raise
-            else:
-                return claimed[0]
+        raise ClosedError(self._backend.where)
+
+    def _try_to_claim(self) -> Claim:
+        """In the worker thread, so that it is known even where nobody is told any more."""
+        claim = self._backend.claim(self._wanted_epoch)
+        self._claimed = True
+        return claim
 
     def _release(self) -> None:
-        try:
-            self._backend.release()
-        finally:
-            self._released = True
+        if self._claimed:  # else the claim is another's by now
+            try:
+                self._backend.release()
+            finally:
+                self._claimed = False
 
     # ------------------------------------------------------------------ what there is
 
@@ -238,7 +241,7 @@ class Journal(Generic[E]):
 
     @property
     def torn_bytes(self) -> int:
-        """How long what was cut off at opening is: a batch that a crash had left unfinished, never acknowledged."""
+        """How many bytes opening cut off: of a batch that a crash had left unfinished, and nobody had acknowledged."""
         return self._torn_bytes
 
     @property
@@ -328,7 +331,8 @@ class Journal(Generic[E]):
 
     def _check_writable(self) -> Commits[E]:
         if self._closed or self._commits is None:
-            raise ClosedError(self._backend.where, opened=self._closed or self._read_only)
+            read_only = self._read_only and self._entered and not self._closed
+            raise ClosedError(self._backend.where, opened=self._closed, read_only=read_only)
         if self._pid != os.getpid():
             raise LockedError(self._backend.where, pid=self._pid, host=socket.gethostname())
         self._commits.check()
@@ -339,7 +343,8 @@ class Journal(Generic[E]):
     async def read(self, after: int = 0, until: int | None = None) -> AsyncGenerator[Entry[E], None]:
         """The entries behind `after`, in order, up to the last that there is when this begins, or to `until`.
 
-        No file, lock or cursor is held while the caller has an entry, so it may be left off at any time.
+        No file, lock or cursor is held while the caller has an entry, so it may be left off at any time. (Who leaves it
+        off early under trio closes it, as any async generator: `contextlib.aclosing`.)
 
         Args:
             after: The index behind which to read, ≥ 0; 0 for all that are kept.
@@ -435,10 +440,12 @@ class Journal(Generic[E]):
 
     async def _look(self) -> Bounds:
         """What there is now."""
-        if self._commits is None:
-            await checkpoint_if_cancelled()
-            self._seen = await Hop(self._backend.bounds).run(readers())
-        return self._bounds
+        if self._commits is not None:
+            await checkpoint()
+            return self._commits.bounds
+        await checkpoint_if_cancelled()
+        self._seen = await Hop(self._backend.bounds).run(readers())
+        return self._seen
 
     def _check_readable(self) -> None:
         if self._closed or not self._entered:

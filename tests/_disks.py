@@ -20,7 +20,7 @@ from swoosh_async.errors import CorruptSnapshotError, FormatVersionError
 
 T = TypeVar("T")
 
-_RANDOM = re.compile(r"snapshot-[0-9a-f]{16}\.tmp"), re.compile(r"(?<=corrupt-)[0-9a-f]{8}")
+_RANDOM = re.compile(r"(snapshot|journal)-[0-9a-f]{16}\.tmp"), re.compile(r"(?<=corrupt-)[0-9a-f]{8}")
 
 
 def path_of(fd: int) -> str:
@@ -84,6 +84,12 @@ class RecordingDisk(OsDisk):
     def fsync(self, fd: int) -> None:
         self.do(f"fsync {self._at(path_of(fd))}", lambda: OsDisk.fsync(self, fd))
 
+    def fdatasync(self, fd: int) -> None:
+        self.do(f"fdatasync {self._at(path_of(fd))}", lambda: OsDisk.fdatasync(self, fd))
+
+    def allocate(self, fd: int, size: int) -> None:
+        self.do(f"allocate {self._at(path_of(fd))} {size}", lambda: OsDisk.allocate(self, fd, size))
+
     def close(self, fd: int) -> None:
         self.do(f"close {self._at(path_of(fd))}", lambda: OsDisk.close(self, fd))
 
@@ -100,29 +106,33 @@ class RecordingDisk(OsDisk):
 
 
 class FailingDisk(RecordingDisk):
-    """A disk on which one call fails, once.
+    """A disk on which one call fails, once, or from then on.
 
     Args:
         root: As for `RecordingDisk`.
         at: Which call, from 0 on; None for none.
         number: The system's error number.
         late: Whether the call fails although it has taken effect.
+        on: Whether every call after it fails as well.
     """
 
-    def __init__(self, root: Path, at: int | None = None, number: int = errno.EIO, *, late: bool = False) -> None:
+    def __init__(
+        self, root: Path, at: int | None = None, number: int = errno.EIO, *, late: bool = False, on: bool = False
+    ) -> None:
         super().__init__(root)
         self.at = at
         self.number = number
         self.late = late
+        self.on = on
         self.failed = ""
         """The call that failed, as it was written down."""
 
     def do(self, what: str, call: Callable[[], T]) -> T:
-        failing = len(self.calls) == self.at
+        failing = self.at is not None and (len(self.calls) == self.at or (self.on and len(self.calls) > self.at))
         self.calls.append(what)
         if not failing:
             return call()
-        self.failed = what
+        self.failed = self.failed or what
         if what.startswith("close") or (self.late and not what.startswith(("open", "create"))):
             call()  # close(2) lets go of the descriptor whatever it returns
         raise OSError(self.number, os.strerror(self.number))

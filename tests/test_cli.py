@@ -52,6 +52,11 @@ Command = Callable[..., Ran]
 @pytest.fixture
 def swoosh(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Command:
     """Run the command with these arguments, in this process."""
+    return command(monkeypatch, capsysbinary)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Command:
+    """What runs the command with its arguments, in this process."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
@@ -435,9 +440,10 @@ def test_other_missing_modules_are_told() -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), ["inspect", "verify", "export", "demo", "--version"]),
+        ((), ["inspect", "verify", "journal", "export", "demo", "--version"]),
         (("inspect",), ["PATH", "--children", "--chars", "standard input"]),
         (("verify",), ["PATH", "exit with code 1"]),
+        (("journal",), ["DIR", "--from", "--to", "--follow", "--json", "--chars"]),
         (("export",), ["PATH", "standard output"]),
         (("demo",), ["DIR", "three times"]),
     ],
@@ -453,7 +459,15 @@ def test_help(args: tuple[str, ...], words: list[str], swoosh: Command) -> None:
 
 def test_wrong_usage(swoosh: Command) -> None:
     """Wrong usage has exit code 2."""
-    for args in (["inspect"], ["verify"], ["nonsense"], ["inspect", "x", "--children", "0"]):
+    for args in (
+        ["inspect"],
+        ["verify"],
+        ["nonsense"],
+        ["inspect", "x", "--children", "0"],
+        ["journal"],
+        ["journal", "x", "--from", "0"],
+        ["journal", "x", "--from", "3", "--to", "2"],
+    ):
         assert swoosh(*args).code == 2
 
 

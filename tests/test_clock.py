@@ -384,3 +384,92 @@ def test_threads() -> None:
     assert len(set(everything)) == len(everything) == 4000
     assert all(mine == sorted(mine) for mine in taken)
     assert shared.last == max(everything)
+
+
+# ---------------------------------------------------------------------- many at once
+
+
+@given(st.lists(st.tuples(readings, st.integers(1, 2**33), st.booleans()), max_size=20), logicals)
+def test_taken_at_once(takes: list[tuple[int, int, bool]], logical: int) -> None:
+    """What is taken at once comes behind all that was given before, and what is given then comes behind all of it."""
+    taking, wall = clock(0, last=Timestamp(2, logical, 9))
+    before = taking.last
+    for reading, count, single in takes:
+        wall.now_ns = reading
+        first = taking.now() if single else taking.take(count)
+        assert first > before
+        assert first.wall_ns >= reading
+        before = first if single else first.plus(count - 1)
+        assert taking.last == before
+
+
+def test_one_taken_is_now() -> None:
+    """To take one is to ask for the time."""
+    one, _ = clock(5)
+    two, _ = clock(5)
+    assert [one.take(1) for _ in range(3)] == [two.now() for _ in range(3)]
+
+
+def test_taken_over_an_overflow() -> None:
+    """Where the logical counter ends among those taken, the wall time takes over, and the clock goes on behind."""
+    taking, _ = clock(0, last=Timestamp(5, LOGICAL_MAX - 1))
+    first = taking.take(3)
+    assert [first.plus(step) for step in range(3)] == [
+        Timestamp(5, LOGICAL_MAX, 1),
+        Timestamp(6, 0, 1),
+        Timestamp(6, 1, 1),
+    ]
+    assert taking.now() == Timestamp(6, 2, 1)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_none_taken(count: int) -> None:
+    """To take none, or fewer, is refused, and the clock has not moved."""
+    taking, _ = clock(5)
+    before = taking.last
+    with pytest.raises(ValueError, match="count must be >= 1"):
+        taking.take(count)
+    assert taking.last == before
+
+
+def test_taken_at_the_end_of_time() -> None:
+    """Where time ends among those taken none is, and the clock has not moved."""
+    ending, wall = clock(WALL_MAX)
+    ending.now()
+    with pytest.raises(ValueError, match="wall_ns"):
+        ending.take(2**32)
+    assert ending.last == Timestamp(WALL_MAX, 0, 1)
+    wall.now_ns = 0
+    assert ending.take(2**32 - 1) == Timestamp(WALL_MAX, 1, 1)
+
+
+@given(timestamps, timestamps, readings)
+def test_resumes(last: Timestamp, seen: Timestamp, reading: int) -> None:
+    """It goes on behind its own past, however far ahead that is and whoever's it was; and never goes back for it."""
+    resuming, _ = clock(reading, last=last, max_drift_s=0)
+    before = resuming.last
+    resuming.resume(seen)
+    assert resuming.last == max(before, Timestamp(seen.wall_ns, seen.logical, 1))
+    if resuming.last < Timestamp(WALL_MAX, LOGICAL_MAX, 1):
+        now = resuming.now()
+        assert now > before
+        assert (now.wall_ns, now.logical) > (seen.wall_ns, seen.logical)
+        assert now.node == 1
+
+
+def test_threads_that_take() -> None:
+    """What several threads take at once never overlaps."""
+    taking = HybridLogicalClock(time_ns=lambda: 1)
+    taken: list[Timestamp] = []
+
+    def take(count: int) -> None:
+        taken.extend([taking.take(count) for _ in range(200)])
+
+    threads = [threading.Thread(target=take, args=(7,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken.sort()
+    assert all(one.plus(7) == two for one, two in itertools.pairwise(taken))
+    assert len(taken) == 800

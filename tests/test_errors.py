@@ -104,6 +104,7 @@ EXAMPLES: list[tuple[SwooshError, dict[str, object], str]] = [
     ),
     (ClosedError("/s"), {"where": "/s"}, "open a new one"),
     (ClosedError("/s", opened=False), {"where": "/s"}, "enter it with `async with` first"),
+    (ClosedError("/s", read_only=True), {"where": "/s"}, "open a new one without read_only"),
     (
         PoisonedError("/s", reason="fsync"),
         {"where": "/s", "reason": "fsync"},

@@ -1182,14 +1182,16 @@ def test_a_read_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An I/O error while reading is told as what it is, and not as damage."""
     put(Generations(path), 1)
 
-    def preadv(_fd: int, _buffers: object, _offset: int) -> int:
+    def fails(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with Generations(path).open() as source:
-        monkeypatch.setattr(os, "preadv", preadv)
-        with pytest.raises(BackendError) as caught:
-            source.read(0, 1)
-    assert (caught.value.step, caught.value.path, caught.value.errno) == ("read snapshot", str(path), errno.EIO)
+        monkeypatch.setattr(os, "preadv", fails)
+        monkeypatch.setattr(os, "pread", fails)
+        for call in (lambda: source.read(0, 1), lambda: source.read_into(memoryview(bytearray(1)), 0)):
+            with pytest.raises(BackendError) as caught:
+                call()
+            assert (caught.value.step, caught.value.path, caught.value.errno) == ("read snapshot", str(path), errno.EIO)
 
 
 def test_an_open_source_is_not_disturbed(path: Path) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
+import trio.lowlevel
 from anyio import CancelScope, CapacityLimiter, Event
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
-from swoosh_async._hop import Hop, Loop, readers
+from swoosh_async._hop import Hop, Loop, readers, running, surely
 from swoosh_async._hop import until as wait_for
 
 from ._faults import (
@@ -462,3 +464,163 @@ def test_posting_to_a_loop_that_has_ended(backend: Backend) -> None:
         return Loop()
 
     assert not run(backend, main).post(lambda: None)
+
+
+# ---------------------------------------------------------------------- surely
+
+
+async def test_surely_awaits_what_there_is_to_do() -> None:
+    """It is done once; what is done already is not done at all."""
+    deeds: list[str] = []
+
+    async def deed() -> None:
+        await checkpoint()
+        deeds.append("done")
+
+    await surely(deed, lambda: bool(deeds))
+    assert deeds == ["done"]
+    await surely(deed, lambda: bool(deeds))
+    assert deeds == ["done"]
+
+
+async def test_surely_raises_what_fails() -> None:
+    """What fails by itself is not tried again."""
+    tries: list[int] = []
+
+    async def fails() -> None:
+        tries.append(1)
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        await surely(fails, lambda: False)
+    assert tries == [1]
+
+
+async def test_surely_under_a_cancelled_scope() -> None:
+    """A scope that is cancelled, before or meanwhile, waits for the next checkpoint."""
+    reached: list[str] = []
+    for before in (True, False):
+        with CancelScope() as scope:
+            if before:
+                scope.cancel()
+
+            async def deed(scope: CancelScope = scope) -> None:
+                scope.cancel()
+                await turns()
+                reached.append("done")
+
+            reached.clear()
+            await surely(deed, lambda: bool(reached))
+            reached.append("behind it")
+            await checkpoint()
+            reached.append("never")
+        assert scope.cancelled_caught
+        assert reached == ["done", "behind it"]
+
+
+@native
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_surely_natively(times: int) -> None:
+    """Cancelled natively, however often, it is begun anew until it is done; then the first cancellation is raised."""
+    tries: list[int] = []
+    done = threading.Event()
+
+    async def deed() -> None:
+        tries.append(1)
+        if len(tries) <= times:
+            await anyio.sleep_forever()
+        done.set()
+
+    task = asyncio.create_task(surely(deed, done.is_set))
+    for number in range(times):
+        await until(lambda number=number: len(tries) == number + 1)  # type: ignore[misc]
+        assert not task.done()
+        task.cancel(f"number {number}")
+    with pytest.raises(asyncio.CancelledError, match="number 0"):
+        await task
+    assert len(tries) == times + 1
+    assert task.cancelled()
+
+
+@native
+async def test_surely_in_time() -> None:
+    """asyncio.timeout gives TimeoutError, once it is done."""
+    tries: list[int] = []
+
+    async def deed() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            await anyio.sleep_forever()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await surely(deed, lambda: len(tries) == 2)
+    assert len(tries) == 2
+
+
+# ---------------------------------------------------------------------- running
+
+
+async def test_running() -> None:
+    """It is what a loop is known by, in any task of it."""
+    assert running() is Loop().native
+    seen: list[object] = []
+
+    async def other() -> None:
+        seen.append(running())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+    assert seen == [running()]
+
+
+def test_running_nowhere() -> None:
+    """Where no loop runs there is none."""
+    with pytest.raises(Exception, match=r"(?i)async|loop"):
+        running()
+
+
+def test_running_differs() -> None:
+    """Each loop is known by something else."""
+
+    async def main() -> object:
+        return running()
+
+    seen = [run(loop.values[0], main) for loop in (*LOOPS, *LOOPS)]
+    assert len(set(map(id, seen))) == len(seen)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_running_as_a_guest(backend: Backend) -> None:
+    """Trio as a guest of asyncio is known by itself, and its host, between its turns, by itself."""
+    seen: dict[str, object] = {}
+
+    async def guest() -> str:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+            seen["guest"] = running()
+            seen["guest's token"] = current_token().native_token
+        seen["hopped"] = await Hop(lambda: "hopped").run()
+        return "guest's result"
+
+    async def host() -> str:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[Any] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=ended.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        while not ended.done():
+            seen["host"] = running()
+            await asyncio.sleep(0)
+        seen["host's loop"] = loop
+        return ended.result().unwrap()
+
+    with asyncio.Runner(loop_factory=loop_factory(backend)) as runner:
+        assert runner.run(asyncio.wait_for(host(), BOUND_S)) == "guest's result"
+    assert seen["host"] is seen["host's loop"]
+    assert seen["guest"] is seen["guest's token"]
+    assert seen["guest"] is not seen["host"]
+    assert seen["hopped"] == "hopped"

@@ -1196,6 +1196,103 @@ async def test_only_those_are_woken_whom_it_concerns() -> None:
     assert line.clerk.batches == [[0], list(range(1, 11)), list(range(11, 21))]
 
 
+def parted(weights: list[int], items: int, weight: int) -> list[list[int]]:
+    """How a line of such weights is to be cut into batches: each as long as it may be, and one item may be any."""
+    batches: list[list[int]] = []
+    for number, one in enumerate(weights):
+        last = batches[-1] if batches else []
+        if not last or len(last) == items or sum(weights[item] for item in last) + one > weight:
+            batches.append([number])
+        else:
+            last.append(number)
+    return batches
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(
+    weights=st.lists(st.integers(0, 12), min_size=1, max_size=30),
+    items=st.sampled_from([1, 3, 100]),
+    weight=st.integers(1, 20),
+)
+@pytest.mark.parametrize("backend", LOOPS)
+def test_weights(backend: Backend, weights: list[int], items: int, weight: int) -> None:
+    """A batch is no heavier than it may be unless it is a single item; order is kept, and no batch is cut for less."""
+    clerk = Clerk()
+    lane: Lane[int, str] = Lane(clerk, batch_items=items, batch_weight=weight, weigh=lambda number: weights[number])
+    order: list[int] = []
+
+    async def caller(number: int) -> None:
+        order.append(number)
+        assert await lane.submit(number) == f"done {number}"
+
+    async def main() -> None:
+        weights.append(weight)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(caller, len(weights) - 1)
+            await clerk.begins()  # all others wait meanwhile
+            for number in range(len(weights) - 1):
+                tasks.start_soon(caller, number)
+                await until(lambda number=number: len(order) == number + 2)  # type: ignore[misc]
+            clerk.let_all_go()
+        weights.pop()
+
+    run(backend, main)
+    assert clerk.batches[1:] == parted(weights, items, weight)
+    assert clerk.trouble == []
+
+
+async def test_a_heavy_one_is_not_passed() -> None:
+    """What is too heavy for any company is served by itself in its turn, and light ones behind it do not overtake."""
+    clerk = Clerk()
+    lane: Lane[int, str] = Lane(clerk, batch_items=9, batch_weight=10, weigh=lambda item: 1000 if item == 3 else 1)
+    async with bounded(), anyio.create_task_group() as tasks:
+        for item in range(7):
+            tasks.start_soon(lane.submit, item)
+            await (turns() if item else clerk.begins())
+        clerk.let_all_go()
+    served = [item for batch in clerk.batches for item in batch]
+    assert served == list(range(7))
+    assert clerk.batches[1:] == [[1, 2], [3], [4, 5, 6]]
+
+
+async def test_withdrawn_ones_weigh_nothing() -> None:
+    """Who has left leaves room for others."""
+    clerk = Clerk()
+    lane: Lane[int, str] = Lane(clerk, batch_items=9, batch_weight=10, weigh=lambda _: 5)
+    scopes = [CancelScope() for _ in range(6)]
+
+    async def caller(item: int) -> None:
+        with scopes[item]:
+            await lane.submit(item)
+
+    async with bounded(), anyio.create_task_group() as tasks:
+        for item in range(6):
+            tasks.start_soon(caller, item)
+            await (turns() if item else clerk.begins())
+        for item in (1, 3):
+            scopes[item].cancel()
+        await turns()
+        clerk.let_all_go()
+    assert clerk.batches == [[0], [2, 4], [5]]
+
+
+@pytest.mark.parametrize("weight", [1, 16, 1000])
+async def test_nobody_is_woken_for_nothing_by_weight(weight: int) -> None:
+    """The same where it is the weight that cuts the batches."""
+    clerk, steps, order = Clerk(held=False), Steps(), []
+    lane: Lane[int, str] = Lane(clerk, batch_items=1000, batch_weight=weight, weigh=lambda _: 1)
+
+    async def caller(number: int) -> None:
+        order.append(number)
+        await steps.of(lane.submit(number))
+
+    async with bounded(), anyio.create_task_group() as tasks:
+        for number in range(500):
+            tasks.start_soon(caller, number)
+    assert clerk.served == order
+    assert steps.count <= 8 * 500
+
+
 async def test_nobody_starves() -> None:
     """One that calls seldom is served in its turn among others that call again as soon as they are served."""
     line = Line(Clerk(held=False))
@@ -1217,6 +1314,28 @@ async def test_nobody_starves() -> None:
             assert line.clerk.served.index(seldom) - before <= 51
         over.set()
     assert line.troubles == []
+
+
+async def test_nobody_starves_by_weight() -> None:
+    """A heavy one is served in its turn among light ones that call again as soon as they are served."""
+    clerk, over = Clerk(held=False), threading.Event()
+    lane: Lane[int, str] = Lane(clerk, batch_items=100, batch_weight=20, weigh=abs)
+
+    async def again_and_again() -> None:
+        while not over.is_set():
+            await lane.submit(-1)
+
+    async with bounded(), anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(again_and_again)
+        for heavy in (15, 25, 21):
+            await turns(20)
+            before = len(clerk.served)
+            await lane.submit(heavy)
+            assert clerk.served.index(heavy) - before <= 51
+        over.set()
+    assert all(len(batch) == 1 or sum(map(abs, batch)) <= 20 for batch in clerk.batches)
+    assert clerk.trouble == []
 
 
 # ---------------------------------------------------------------------- any schedule

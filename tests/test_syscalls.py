@@ -55,10 +55,25 @@ async def main():
 anyio.run(main)
 """
 
+APPEND = """
+import sys
+from swoosh_async.backends.base import Batch
+from swoosh_async.backends.file import FileBackend
+
+backend = FileBackend(sys.argv[1], segment_bytes=4096)
+epoch = backend.claim().epoch
+for first in (1, 2, 3):
+    backend.append(Batch(first, 1, epoch, bytes([first]) * 1500))
+    sys.stdout.write("acknowledged\\n")
+    sys.stdout.flush()
+backend.release()
+"""
+
 CALLS = "?open,?openat,?mkdir,?mkdirat,?pwrite64,?write,fsync,fdatasync,?link,?linkat,?rename,?renameat,?renameat2"
-CALLS += ",ftruncate,?unlink,?unlinkat,?fchmod,?chmod"
+CALLS += ",ftruncate,?unlink,?unlinkat,?fchmod,?chmod,?fallocate"
 
 LINE = re.compile(r"\d+ +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>\d+)")
+TEMP = re.compile(r"(snapshot|journal)-[0-9a-f]{16}\.tmp")
 CUT = re.compile(r"(?P<pid>\d+) +(?P<begin>.*) <unfinished \.\.\.>")
 RESUMED = re.compile(r"(?P<pid>\d+) +<\.\.\. \w+ resumed>(?P<end>.*)")
 PATH = re.compile(r'(?:(?:\d+|AT_FDCWD)<(?P<of_fd>[^>]*)>)?(?:, )?(?:"(?P<name>(?:[^"\\]|\\.)*)")?')
@@ -110,7 +125,7 @@ def calls_in(text: str, root: Path) -> list[str]:
             if str(root) in match[0] and match[0]
         ]
         if paths:
-            found.append(" ".join([verb, *(re.sub(r"snapshot-[0-9a-f]{16}\.tmp", "TEMP", path) for path in paths)]))
+            found.append(" ".join([verb, *(TEMP.sub("TEMP", path) for path in paths)]))
     return found
 
 
@@ -120,7 +135,7 @@ def watched(strace: str, tmp_path: Path, script: str, *arguments: object, option
     command = [strace, "-f", "-y", "-s", "200", "-o", str(trace), "-e", f"trace={CALLS}", *options]
     command += [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=True)
-    assert re.fullmatch(r"acknowledged\n|loaded \d+\n", done.stdout)
+    assert re.fullmatch(r"(acknowledged\n)+|loaded \d+\n", done.stdout)
     return trace.read_text()
 
 
@@ -232,6 +247,46 @@ def test_a_load_in_a_new_process(strace: str, tmp_path: Path) -> None:
         "fsync home/snap",
         "fsync home",
         "ftruncate home/.snap.lock",
+        "acknowledge",
+    ]
+
+
+@pytest.mark.strace
+def test_appends_to_a_journal(strace: str, tmp_path: Path) -> None:
+    """An append is one pwrite and one fdatasync; before it a segment's space, header and name are durable, in order."""
+    (tmp_path / "home").mkdir()
+    calls = calls_in(watched(strace, tmp_path, APPEND, tmp_path / "home"), tmp_path)
+    record = ["open home/TEMP", "pwrite home/TEMP", "fsync home/TEMP", "rename home/TEMP home/journal", "fsync home"]
+    record.append("ftruncate home/.journal.lock")
+    prepare = ["open home/TEMP", "fallocate home/TEMP", "fsync home/TEMP"]
+
+    def begin(segment: str) -> list[str]:
+        return [
+            "pwrite home/TEMP",
+            "fdatasync home/TEMP",
+            f"rename home/TEMP {segment}",
+            "fsync home",
+            "ftruncate home/.journal.lock",
+            *record,
+        ]
+
+    one, three = (f"home/journal.{base:020d}" for base in (1, 3))
+    assert calls == [
+        "fsync .",
+        "open home/.journal.lock",
+        *record,
+        *prepare,
+        *begin(one),
+        f"pwrite {one}",
+        f"fdatasync {one}",
+        "acknowledge",
+        f"pwrite {one}",
+        f"fdatasync {one}",
+        *prepare,
+        "acknowledge",
+        *begin(three),
+        f"pwrite {three}",
+        f"fdatasync {three}",
         "acknowledge",
     ]
 

@@ -274,6 +274,7 @@ class JournalBackend(ABC):
             CorruptJournalError: What is there is not what was written; nothing was changed.
             FormatVersionError: A newer version of this package wrote it.
             BackendError: A step failed; it may be tried again.
+            OutcomeUnknownError: A step failed after which the epoch may have been taken; likewise.
         """
 
     @abstractmethod
@@ -292,8 +293,8 @@ class JournalBackend(ABC):
             ClosedError: There is no claim; nothing has changed.
             LimitExceededError: It is larger than may be read again; nothing has changed.
             BackendError: A step failed; nothing has changed.
-            OutcomeUnknownError: A step failed after which it may have been added; a new claim tells.
-            PoisonedError: An earlier outcome is unknown; a new claim tells.
+            OutcomeUnknownError: A step failed after which it may have been added; a new claim, after a release, tells.
+            PoisonedError: An earlier outcome is unknown; likewise.
         """
 
     @abstractmethod

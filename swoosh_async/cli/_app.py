@@ -16,27 +16,32 @@ import typer
 from rich.table import Table
 
 from ..codec import SnapshotCodec
-from ..errors import CorruptSnapshotError, SwooshError
+from ..errors import CorruptJournalError, CorruptSnapshotError, SwooshError
+from ._backend import holdings, journal_report
 from ._demo import Demo, Outcome
 from ._input import decoded, older, opened, reason_of
 from ._inspect import report
+from ._journal import EntryLines, EntryTable, Range, show
 from ._ledger import LostStateError
 from ._orchestrator import FILE_NAME
+from ._outlet import Outlet
 from ._terminal import bar, fail, line, output, printable, shortened
 from ._tree import Bounds
-from ._verify import verdict_of
+from ._verify import verdicts
 from ._work import standard_library
 
 __all__ = ["app"]
 
 _PIECE_BYTES = 1 << 20
 _DIGITS = 32
+_INTERRUPTED = 130
+"""As shells say it of a command that Ctrl-C has ended."""
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Look at the snapshots of swoosh_async, check them, and see them survive.",
+    help="Look at the snapshots and journals of swoosh_async, check them, and see them survive.",
 )
 
 _PATH = "A snapshot's path, a FileBackend's directory, or - for standard input."
@@ -68,23 +73,77 @@ def inspect(
     ] = 10,
     chars: Annotated[int, typer.Option("--chars", min=1, help="How many characters of a text are shown.")] = 80,
 ) -> None:
-    """Show what a snapshot says of itself, and its state as a tree, once every byte of it is verified."""
-    with _telling(path), opened(path) as source:
-        found = decoded(source)
-    output().print(report(path, found, Bounds(children=children, chars=chars, nodes=200 * children)))
+    """Show what a snapshot says of itself, and its state as a tree, once every byte of it is verified.
+
+    Of a backend's directory, the snapshot is shown, and what the journal says of itself.
+    """
+    with _telling(path):
+        held = holdings(path)
+    failed = False
+    if held.snapshot or not held.journal:
+        try:
+            with _telling(path), opened(path) as source:
+                found = decoded(source)
+            output().print(report(path, found, Bounds(children=children, chars=chars, nodes=200 * children)))
+        except typer.Exit:  # its reason is told
+            failed = True
+    if held.journal:
+        with _telling(path):
+            output().print(journal_report(path, children))
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
 def verify(paths: Annotated[list[str], typer.Argument(metavar="PATH...", help=_PATH, show_default=False)]) -> None:
-    """Check every byte of snapshots; exit with code 1 where one is damaged or cannot be read."""
+    """Check every byte of snapshots; exit with code 1 where one is damaged or cannot be read.
+
+    Of a backend's directory, all the generations are checked, and every batch of the journal.
+    """
     failed = False
-    for path in paths:
-        verdict = verdict_of(path)
-        failed |= verdict.status != "ok"
-        detail = f": {verdict.detail}" if verdict.detail else ""
-        line(printable(f"{path}: {verdict.status}{detail}"), "green" if verdict.status == "ok" else "bold red")
+    for given in paths:
+        for path, verdict in verdicts(given):
+            failed |= verdict.status != "ok"
+            detail = f": {verdict.detail}" if verdict.detail else ""
+            line(printable(f"{path}: {verdict.status}{detail}"), "green" if verdict.status == "ok" else "bold red")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def journal(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A FileBackend's directory.", show_default=False)],
+    *,
+    first: Annotated[
+        int | None, typer.Option("--from", min=1, help="The first index; by default the first that is kept.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", min=1, help="The last index; by default the last that there is.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with those that come, up to --to or Ctrl-C.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One object a line: index, hlc, event.")] = False,
+    chars: Annotated[
+        int | None,
+        typer.Option(
+            "--chars", min=1, help="How many characters of an event the table shows.", show_default="what fits"
+        ),
+    ] = None,
+) -> None:
+    """Show the entries of a journal, one a line; whoever writes it is not disturbed, and nothing is changed."""
+    if first is not None and last is not None and first > last:
+        raise typer.BadParameter("--from is behind --to")
+    with _telling(directory):
+        outlet = Outlet()
+        view = EntryLines(outlet) if json else EntryTable(outlet, chars)
+        try:
+            show(directory, Range(first, last, follow), view, outlet)
+        except BrokenPipeError:  # whoever read it has what it wanted
+            outlet.abandon()
+        except KeyboardInterrupt:
+            outlet.abandon()
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 @app.command()
@@ -150,7 +209,7 @@ def _table(outcome: Outcome) -> Table:
 
 @contextmanager
 def _telling(path: str) -> Generator[None, None, None]:
-    """Turn what can go wrong with a snapshot into a line that says so, and exit code 1."""
+    """Turn what can go wrong with what is stored into a line that says so, and exit code 1."""
     try:
         yield
     except CorruptSnapshotError as error:
@@ -159,6 +218,8 @@ def _telling(path: str) -> Generator[None, None, None]:
             names = older(path)
         beside = f"; older generations beside it: {', '.join(names)}" if names else ""
         fail(printable(f"{path}: damaged: {error.reason}{beside}"))
+    except CorruptJournalError as error:
+        fail(printable(str(error)))
     except (SwooshError, OSError, ModuleNotFoundError) as error:
         fail(printable(f"{path}: {reason_of(path, error)}"))
 

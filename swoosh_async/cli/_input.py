@@ -16,9 +16,10 @@ from ..backends.base import Source
 from ..backends.file import MAX_FILE_BYTES, Generations
 from ..codec import Decoded, SnapshotCodec
 from ..errors import BackendError, LimitExceededError, SchemaVersionError, SnapshotNotFoundError
+from ._reading import ReadingDisk
 from ._terminal import Report, bar, printable
 
-__all__ = ["decoded", "older", "opened", "reason_of"]
+__all__ = ["decoded", "older", "older_in", "opened", "reason_of"]
 
 _STANDARD_INPUT = "-"
 
@@ -62,8 +63,12 @@ class Watched(Source):
 
 
 @contextmanager
-def opened(path: str) -> Generator[Source, None, None]:
+def opened(path: str, name: str | None = None) -> Generator[Source, None, None]:
     """The snapshot at that path, open; bounded in size, and never a FIFO or a device. Reading much of it shows a bar.
+
+    Args:
+        path: Where it is.
+        name: Which generation it is, by its name; None for the latest.
 
     Raises:
         SnapshotNotFoundError: There is none.
@@ -71,8 +76,10 @@ def opened(path: str) -> Generator[Source, None, None]:
         BackendError: It cannot be opened, or is no regular file.
     """
     with (
-        _standard_input() if path == _STANDARD_INPUT else _snapshots(path).open() as source,
-        bar(f"reading {printable(path)}", source.size_bytes, unit="bytes") as report,
+        _standard_input() if path == _STANDARD_INPUT else _snapshots(path).open(name) as source,
+        bar(
+            f"reading {printable(os.path.join(path, name) if name else path)}", source.size_bytes, unit="bytes"
+        ) as report,
     ):
         yield Watched(source, report)
 
@@ -80,6 +87,13 @@ def opened(path: str) -> Generator[Source, None, None]:
 def older(path: str) -> Sequence[str]:
     """The names of the older generations beside a snapshot, newest first."""
     return () if path == _STANDARD_INPUT else _snapshots(path).names()[1:]
+
+
+def older_in(directory: str) -> Sequence[str]:
+    """The names of the generations of a backend's snapshot, but for the one that is the latest, newest first."""
+    snapshots = _snapshots(directory)
+    names = snapshots.names()
+    return names[1:] if os.path.lexists(snapshots.where) else names
 
 
 def reason_of(path: str, error: Exception) -> str:
@@ -110,7 +124,8 @@ def decoded(source: Source) -> Decoded[Any]:
 
 def _snapshots(path: str) -> Generations:
     """A directory is a backend: `FileBackend` has its snapshots in it under the name ``snapshot``."""
-    return Generations(os.path.join(path, "snapshot") if os.path.isdir(path) else os.path.abspath(path))
+    name = os.path.join(path, "snapshot") if os.path.isdir(path) else os.path.abspath(path)
+    return Generations(name, disk=ReadingDisk())
 
 
 def _standard_input() -> Source:

@@ -13,7 +13,7 @@ from ..codec import Decoded, Facts
 from ._terminal import printable, shortened
 from ._tree import Bounds, tree_of
 
-__all__ = ["facts_of", "report", "wall_time"]
+__all__ = ["facts_of", "report", "utc", "wall_time"]
 
 
 def report(name: str, found: Decoded[Any], bounds: Bounds) -> Group:
@@ -47,6 +47,11 @@ def wall_time(hlc: str) -> str:
         timestamp = Timestamp.parse(hlc)
     except ValueError:
         return "foreign"
+    return f"{utc(timestamp)} (logical {timestamp.logical}, node {timestamp.node})"
+
+
+def utc(timestamp: Timestamp) -> str:
+    """Its wall time in ISO 8601, to the nanosecond, in UTC."""
     seconds, ns = divmod(timestamp.wall_ns, 1_000_000_000)
     wall = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{wall}.{ns:09d}Z (logical {timestamp.logical}, node {timestamp.node})"
+    return f"{wall}.{ns:09d}Z"

@@ -16,7 +16,7 @@ from rich.tree import Tree
 
 from ._terminal import printable, shortened
 
-__all__ = ["Bounds", "tree_of"]
+__all__ = ["Bounds", "scalar", "tree_of"]
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -59,15 +59,15 @@ def _label(name: str, value: Any, bounds: Bounds) -> Text:
         left, right = "{}" if isinstance(value, Mapping) else "[]"
         size = _size(cast("Any", value))
         return Text.assemble(key, (f" {left}{f'{size:,}' if size else ''}{right}", "dim"))
-    return Text.assemble(key, ": ", _scalar(value, bounds.chars))
+    return Text.assemble(key, ": ", scalar(value, bounds.chars))
 
 
-def _scalar(value: Any, chars: int) -> tuple[str, str]:
-    """A value without children, and its style."""
+def scalar(value: Any, chars: int) -> tuple[str, str]:
+    """A value without children as printable text, so many characters of it, and its style."""
     if isinstance(value, str):
         return f'"{shortened(printable(value[: chars + 1]), chars)}"', "green"
     if isinstance(value, bytes):
-        return f"{shortened(value[: chars + 1].hex(), chars)} ({len(value):,} bytes)", "magenta"
+        return f"{shortened(value[: chars + 1].hex(), chars)} ({len(value):,} bytes)".lstrip(), "magenta"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value], "yellow"
     return shortened(printable(str(value)), chars), "yellow"

@@ -7,14 +7,20 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "format1"
+JOURNAL = HERE / "journal1"
 
 
 def main() -> None:
     """Write them."""
+    import anyio
+    import events
     from states import FORMATS, SNAPSHOTS, STATE_TYPES
 
     from swoosh_async.codec import SnapshotCodec
 
+    if not JOURNAL.exists():
+        anyio.run(events.write, JOURNAL)
+        (JOURNAL / ".journal.lock").unlink()
     for name, formats in FORMATS.items():
         for wire in formats:
             for suffix, compression in (("", None), (".zst", "zstd")):

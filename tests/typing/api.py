@@ -12,6 +12,7 @@ import msgspec
 
 import swoosh_async
 from swoosh_async import (
+    Backend,
     BackendError,
     ClockDriftError,
     ClosedError,
@@ -19,6 +20,8 @@ from swoosh_async import (
     CorruptJournalError,
     CorruptSnapshotError,
     Cursor,
+    Entry,
+    EventCodec,
     FallbackWarning,
     FencedError,
     FileBackend,
@@ -27,6 +30,8 @@ from swoosh_async import (
     HybridLogicalClock,
     InMemorySnapshotStore,
     InvalidStateError,
+    Journal,
+    JournalBackend,
     Lease,
     LimitExceededError,
     LockedError,
@@ -34,6 +39,7 @@ from swoosh_async import (
     OrchestratorState,
     OutcomeUnknownError,
     PoisonedError,
+    Receipt,
     SchemaVersionError,
     Snapshot,
     SnapshotBackend,
@@ -46,10 +52,11 @@ from swoosh_async import (
     Task,
     TaskStatus,
     Timestamp,
+    TruncatedError,
     Worker,
     migration,
 )
-from swoosh_async.backends.base import Blob, Position, Source, Stored
+from swoosh_async.backends.base import Batch, Blob, Bounds, Claim, Epoch, Index, Position, Source, Stored
 from swoosh_async.codec import CodecOptions, Decoded, EncodedSnapshot, Facts, Migration
 
 
@@ -211,6 +218,72 @@ class Shelf(SnapshotBackend):
         return ()[:keep]
 
 
+class Opened(msgspec.Struct, frozen=True, tag=True):
+    """An event."""
+
+    name: str
+
+
+class Closed(msgspec.Struct, frozen=True, tag=True):
+    """Another."""
+
+
+async def journals(directory: Path, clock: HybridLogicalClock) -> None:
+    """A journal of one type, and of a union, of which only the user can say what it is."""
+    one = Journal(FileBackend(directory, segment_bytes=1 << 20, max_batch_bytes=1 << 20), Opened)
+    assert_type(one, Journal[Opened])
+    union: Journal[Opened | Closed] = Journal(
+        MemoryBackend(),
+        Opened | Closed,
+        clock=clock,
+        lock_timeout_s=1.5,
+        epoch=3,
+        read_only=False,
+        batch_events=10,
+        batch_bytes=1 << 10,
+        enc_hook=None,
+        dec_hook=None,
+    )
+    async with one as journal:
+        assert_type(journal, Journal[Opened])
+        receipt = assert_type(await journal.append(Opened("a"), expected_index=0), Receipt)
+        assert_type((receipt.index, receipt.hlc), tuple[int, Timestamp])
+        assert_type(await journal.append_many([Opened("b")], expected_index=1), list[Receipt])
+        async for entry in journal.read(after=1, until=2):
+            assert_type(entry, Entry[Opened])
+            assert_type((entry.index, entry.hlc, entry.event), tuple[int, Timestamp, Opened])
+        assert_type((journal.first_index, journal.last_index, journal.epoch), tuple[int, int, int])
+        assert_type(journal.torn_bytes, int)
+        await journal.truncate_before(2)
+        await journal.aclose()
+    async with union:
+        await union.append(Closed())
+        async for either in union.follow(after=0, poll_s=0.5):
+            assert_type(either.event, Opened | Closed)
+    assert_type(Entry.of(1, clock.now(), "x"), Entry[str])
+    assert_type(Receipt.of(1, clock.take(3)), Receipt)
+    clock.resume(Timestamp(1))
+
+
+def journal_bytes(backend: Backend, codec: EventCodec[Opened]) -> object:
+    """The blocking side, as who writes a backend sees it."""
+    reader: JournalBackend = backend
+    claim = assert_type(reader.claim(Epoch(2)), Claim)
+    assert_type((claim.epoch, claim.bounds, claim.tail, claim.torn_bytes), tuple[Epoch, Bounds, Batch | None, int])
+    backend.append(Batch(Index(1), 1, claim.epoch, codec.batch(Timestamp(1), [codec.encode(Opened("a"))])))
+    for batch in backend.read(Index(0), 1 << 20):
+        assert_type((batch.first, batch.last, batch.count, batch.epoch), tuple[Index, Index, int, Epoch])
+        for part in codec.parts(batch.data):
+            assert_type(codec.events(part), list[Opened])
+    backend.truncate_before(Index(1))
+    backend.release()
+    return (
+        assert_type(backend.bounds(), Bounds),
+        assert_type(backend.patience_s, float),
+        assert_type(backend.where, str),
+    )
+
+
 def errors(error: SwooshError) -> object:  # noqa: C901, PLR0912  one case for each
     """What errors carry."""
     match error:
@@ -222,6 +295,8 @@ def errors(error: SwooshError) -> object:  # noqa: C901, PLR0912  one case for e
             return assert_type((error.where, error.index, error.stored), tuple[str, int, int])
         case ConflictError():
             return assert_type((error.expected, error.found), tuple[int, int])
+        case TruncatedError():
+            return assert_type((error.where, error.after, error.first), tuple[str, int, int])
         case LockedError():
             return assert_type((error.pid, error.host, error.waited_s), tuple[int | None, str | None, float])
         case FencedError():

@@ -43,8 +43,13 @@ class Directory:
         """The whole path of a name in it, for messages."""
         return os.path.join(self.path, name)
 
-    def open_file(self, name: str, step: str) -> FileSource | None:
+    def open_file(self, name: str, step: str, *, read: str = "read snapshot") -> FileSource | None:
         """Open a regular file for reading; None if there is none of that name.
+
+        Args:
+            name: Its name.
+            step: What opening it is called in messages.
+            read: What reading it is called.
 
         Raises:
             BackendError: It cannot be opened, or is no regular file.
@@ -59,7 +64,7 @@ class Directory:
         if not stat.S_ISREG(facts.st_mode):
             os.close(fd)
             raise BackendError(step, path, errno=errno.EINVAL, detail="not a regular file")
-        return FileSource(fd, name, path, facts)
+        return FileSource(fd, name, path, facts, read)
 
     def facts(self, name: str) -> os.stat_result | None:
         """What the system knows of that name; None if there is nothing."""
@@ -109,12 +114,14 @@ class Home:
     """Where a snapshot's path leads, found out when it is first used.
 
     Args:
-        path: The absolute path. A symlink there is followed once.
+        path: The absolute path.
         disk: The system calls that change the directory.
+        follow: Whether a symlink there is followed, once.
     """
 
-    def __init__(self, path: str, disk: Disk) -> None:
+    def __init__(self, path: str, disk: Disk, *, follow: bool = True) -> None:
         self.path = path
+        self._follow = follow
         self._disk = disk
         self._resolved: tuple[str, Names] | None = None
         self._durable: tuple[int, int] | None = None
@@ -154,7 +161,7 @@ class Home:
     def _resolve(self) -> tuple[str, Names]:
         if self._resolved is None:
             with Step("open snapshot store", self.path):
-                path = os.path.realpath(self.path) if os.path.islink(self.path) else self.path
+                path = os.path.realpath(self.path) if self._follow and os.path.islink(self.path) else self.path
             names = Names(os.path.basename(path))
             if names.too_long():
                 detail = "the name leaves no room for the suffixes of its generations"

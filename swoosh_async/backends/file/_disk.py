@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol
 
@@ -70,6 +70,14 @@ class OsDisk:
 
         A file system that is read-only by nature (squashfs, ISO 9660) has no fsync, and nothing to make durable.
         """
+        self._sync(fd, os.fsync)
+
+    def fdatasync(self, fd: int) -> None:
+        """As fsync, but for what is not needed to read the data again, such as the time of the last change."""
+        self._sync(fd, getattr(os, "fdatasync", os.fsync))
+
+    @staticmethod
+    def _sync(fd: int, call: Callable[[int], None]) -> None:
         full = getattr(fcntl, "F_FULLFSYNC", None)
         if full is not None:
             try:
@@ -80,17 +88,10 @@ class OsDisk:
             else:
                 return
         try:
-            os.fsync(fd)
+            call(fd)
         except OSError as error:
             if error.errno != errno.EINVAL or not os.fstatvfs(fd).f_flag & os.ST_RDONLY:
                 raise
-
-    def fdatasync(self, fd: int) -> None:
-        """As fsync, but for what is not needed to read the data again, such as the time of the last change."""
-        if hasattr(fcntl, "F_FULLFSYNC") or not hasattr(os, "fdatasync"):
-            self.fsync(fd)
-        else:
-            os.fdatasync(fd)
 
     def allocate(self, fd: int, size: int) -> None:
         """Make an empty file as long as that, of zeros, and have the disk set room aside for it where it can."""

@@ -1,12 +1,14 @@
 """A journal's bytes: a segment is a header and then frames, a frame is one batch. Pure: bytes in, bytes out.
 
     segment   [ header, 512 bytes ][ frame ][ frame ] … [ zeros up to the preallocated end ]
-    frame     [ header, 64 bytes ][ payload ][ zeros up to a multiple of 64 ]
+    frame     [ header, 64 bytes ][ payload ][ bytes of ones up to a multiple of 64 ]
 
-A frame's header has a checksum of its own and never straddles a sector, so its length can be trusted before its payload
-is judged. It begins with eight random bytes that only its segment's header tells, so nothing that a payload holds is
-taken for a frame; and both its checksums start from the store's id, the segment's base index and the frame's place, so
-a foreign, recycled or misplaced frame never passes. docs/format.md draws them, and has the argument.
+A segment's header tells how long the segment is, so one that was cut off is noticed. A frame's header has a checksum of
+its own and never straddles a sector, so its length can be trusted before its payload is judged. It begins with eight
+random bytes that only its segment's header tells, so nothing that a payload holds is taken for a frame; and both its
+checksums start from the store's id, the segment's base index and the frame's place, so a foreign, recycled or misplaced
+frame never passes. It is padded with ones, so that a sector with but its last byte does not look as if it had never
+arrived when that byte is damaged. docs/format.md draws them, and has the argument.
 """
 
 from __future__ import annotations
@@ -48,9 +50,10 @@ MARK_BYTES = 8
 MAX_FRAME_COUNT = (1 << 32) - 1
 
 _SEGMENT_MAGIC = b"swooshjl"
-_SEGMENT = struct.Struct("<8sI16s8sQQ")  # magic, format, store id, mark, base index, epoch
+_SEGMENT = struct.Struct("<8sI16s8sQQQQ")  # magic, format, store id, mark, base index, epoch, size, longest
 _FRAME = struct.Struct("<8sQQIIII")  # mark, epoch, first, count, length, zero sectors, payload's crc
 _CRC = struct.Struct("<I")
+_PAD = b"\xff"
 _ZEROS = bytes(1 << 16)
 
 
@@ -62,12 +65,16 @@ class Seed(msgspec.Struct, frozen=True):
         mark: What each of the segment's frames begins with, 8 random bytes.
         base: The index of the first entry that the segment may hold.
         epoch: The epoch of the writer that made it.
+        size: How long the segment is.
+        longest: How long a frame in it may be.
     """
 
     store: bytes
     mark: bytes
     base: int
     epoch: int
+    size: int
+    longest: int
 
     def at(self, offset: int) -> int:
         """The checksum to start from at that place."""
@@ -83,7 +90,7 @@ class Frame(msgspec.Struct, frozen=True):
         first: The index of its first entry.
         count: How many entries it holds, ≥ 1.
         length: How long its payload is.
-        zeros: How many sectors of the payload are all zero by nature.
+        zeros: How many sectors of the payload, behind the header's, are all zero by nature.
         crc: The payload's checksum.
     """
 
@@ -113,7 +120,8 @@ class Frame(msgspec.Struct, frozen=True):
 
 def segment_header(seed: Seed) -> bytes:
     """The first sector of a segment."""
-    body = _SEGMENT.pack(_SEGMENT_MAGIC, SEGMENT_FORMAT, seed.store, seed.mark, seed.base, seed.epoch)
+    facts = seed.store, seed.mark, seed.base, seed.epoch, seed.size, seed.longest
+    body = _SEGMENT.pack(_SEGMENT_MAGIC, SEGMENT_FORMAT, *facts)
     body = body.ljust(SEGMENT_HEADER_BYTES - _CRC.size, b"\0")
     return body + _CRC.pack(crc32(body))
 
@@ -123,10 +131,10 @@ def read_segment_header(header: bytes) -> Seed | int | None:
     body, crc = header[: SEGMENT_HEADER_BYTES - _CRC.size], header[-_CRC.size :]
     if len(header) != SEGMENT_HEADER_BYTES or _CRC.pack(crc32(body)) != crc:
         return None
-    magic, version, store, mark, base, epoch = _SEGMENT.unpack_from(body)
+    magic, version, *facts = _SEGMENT.unpack_from(body)
     if magic != _SEGMENT_MAGIC:
         return None
-    return Seed(store, mark, base, epoch) if version == SEGMENT_FORMAT else int(version)
+    return Seed(*facts) if version == SEGMENT_FORMAT else int(version)
 
 
 def frame_size(length: int) -> int:
@@ -136,7 +144,7 @@ def frame_size(length: int) -> int:
 
 def frame_bytes(seed: Seed, offset: int, *, epoch: int, first: int, count: int, payload: bytes) -> bytes:
     """The bytes of a frame that stands at `offset`."""
-    padded = payload.ljust(frame_size(len(payload)) - ALIGN, b"\0")
+    padded = payload.ljust(frame_size(len(payload)) - ALIGN, _PAD)
     zeros = zero_sectors(padded, offset + ALIGN)
     start = seed.at(offset)
     body = _FRAME.pack(seed.mark, epoch, first, count, len(payload), zeros, crc32(padded, start))
@@ -165,6 +173,9 @@ def is_zero(data: bytes | memoryview) -> bool:
 
 
 def zero_sectors(data: bytes, offset: int) -> int:
-    """In how many sectors of the disk all that belongs to `data`, which stands at `offset`, is zero."""
-    edges = [0, *range(SECTOR - offset % SECTOR, len(data), SECTOR), len(data)]
-    return sum(data[start] == 0 and is_zero(data[start:end]) for start, end in pairwise(edges) if start < end)
+    """In how many sectors of the disk all that belongs to `data`, which stands at `offset`, is zero.
+
+    But for the one in which it begins, unless it begins with it: a frame's header is in that one, so that it arrived.
+    """
+    edges = [*range(-offset % SECTOR, len(data), SECTOR), len(data)]
+    return sum(data[start] == 0 and is_zero(data[start:end]) for start, end in pairwise(edges))

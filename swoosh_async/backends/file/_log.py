@@ -14,18 +14,22 @@ from ...errors import ClosedError, LockedError, OutcomeUnknownError, PoisonedErr
 from ..base import Batch, Bounds, Claim, Epoch, Index, JournalBackend
 from ._directory import Home
 from ._disk import Disk, OsDisk
+from ._frames import SEGMENT_HEADER_BYTES
 from ._lock import FileLock
 from ._reader import Known, Reader
 from ._segments import LOCK, NAME, Segments
 from ._writer import Limits, Writer
 
-__all__ = ["MAX_BATCH_BYTES", "SEGMENT_BYTES", "Log"]
+__all__ = ["LARGEST_BATCH_BYTES", "MAX_BATCH_BYTES", "SEGMENT_BYTES", "Log"]
 
 SEGMENT_BYTES = 64 << 20
 """How long a segment of a journal is, unless told otherwise."""
 
 MAX_BATCH_BYTES = 16 << 20
 """How long a batch of a journal may be, unless told otherwise."""
+
+LARGEST_BATCH_BYTES = 1 << 30
+"""How long a batch of a journal may be told to be."""
 
 _MODE = 0o600
 
@@ -40,6 +44,9 @@ class Log(JournalBackend):
         segment_bytes: How long a segment is, unless a batch needs more.
         max_batch_bytes: How long a batch may be.
         disk: The system calls that change the disk; None for the operating system's own.
+
+    Raises:
+        ValueError: A size is out of range.
     """
 
     def __init__(
@@ -52,8 +59,12 @@ class Log(JournalBackend):
         max_batch_bytes: int = MAX_BATCH_BYTES,
         disk: Disk | None = None,
     ) -> None:
+        if segment_bytes < SEGMENT_HEADER_BYTES:
+            raise ValueError(f"segment_bytes must be {SEGMENT_HEADER_BYTES} at least")
+        if not 1 <= max_batch_bytes <= LARGEST_BATCH_BYTES:
+            raise ValueError(f"max_batch_bytes must be from 1 to {LARGEST_BATCH_BYTES}")
         self._disk: Disk = disk if disk is not None else OsDisk()
-        self._home = Home(os.path.join(directory, NAME), self._disk)
+        self._home = Home(os.path.join(directory, NAME), self._disk, follow=False)
         self._directory = directory
         self._mode = mode
         self._patience_s = patience_s
@@ -63,7 +74,7 @@ class Log(JournalBackend):
         self._pid = 0
         self._poison: str | None = None
         self._renew = False
-        self._reader = Reader(self._disk, self._limits.max_frame_bytes)
+        self._reader = Reader(self._disk)
 
     @property
     def where(self) -> str:

@@ -16,8 +16,8 @@ import msgspec
 from ...errors import CorruptJournalError
 from ..base import Batch, Bounds, Epoch, Index
 from ._disk import Disk, Step
-from ._frames import ALIGN, is_zero
-from ._scan import frames_from, seek
+from ._frames import SEGMENT_HEADER_BYTES
+from ._scan import Tail, any_behind, frames_from, seek
 from ._segments import Segment, Segments
 
 __all__ = ["Known", "Reader"]
@@ -60,41 +60,53 @@ class Reader:
 
     Args:
         disk: What makes durable what is returned.
-        max_frame_bytes: How long a frame may be.
     """
 
-    def __init__(self, disk: Disk, max_frame_bytes: int) -> None:
+    def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._max_frame_bytes = max_frame_bytes
-        self._durable = (0, 0)
+        self._durable = (b"", 0)
+        self._tail = (b"", 0, 0)
         self._hints: dict[int, tuple[bytes, int]] = {}
 
     def bounds(self, segments: Segments) -> Bounds:
         """What the journal holds; a batch that a crash has left unfinished is none."""
-        record = segments.record()
-        bases = segments.bases()
-        if record is None or not bases:
-            return Bounds(Index(1), Index(0))
-        segment = segments.open(bases[-1])
-        if segment is None:
-            return self.bounds(segments)
+        while True:
+            record, bases = segments.layout()
+            if record is None or not bases:
+                return Bounds(Index(1), Index(0))
+            segment = segments.open(bases[-1], record.store)
+            if segment is not None:  # or else it was truncated meanwhile
+                break
         with segment:
             last = self._last(segment)
+            if record.first > last + 1:
+                raise segment.corrupt("the last batch is missing", offset=SEGMENT_HEADER_BYTES, index=last + 1)
         return Bounds(Index(record.first), Index(last))
 
     def _last(self, segment: Segment) -> int:
+        """The index of its last entry, or of the last before it where it has none; from where it ended last time on."""
+        read, seed = segment.source.read, segment.seed
+        mark, end, last = self._tail
+        if mark == seed.mark:
+            for frame, _ in frames_from(read, seed, end, 0):
+                end, last = frame.end, frame.last
+        if mark != seed.mark or any_behind(read, end):
+            tail = self._judged(segment)
+            end, last = tail.end, seed.base - 1 if tail.last is None else tail.last.last
+        self._make_durable(segment, end)
+        self._tail = (seed.mark, end, last)
+        return last
+
+    def _judged(self, segment: Segment) -> Tail:
         look = 0
         while True:
             try:
-                tail = segment.tail(self._max_frame_bytes)
+                return segment.tail()
             except CorruptJournalError:  # or it is being written
                 look += 1
                 if look == _LOOKS:
                     raise
                 time.sleep(_PAUSE_S)
-                continue
-            self._make_durable(segment, tail.end)
-            return segment.seed.base - 1 if tail.last is None else tail.last.last
 
     def read(self, segments: Segments, after: int, max_bytes: int, known: Known | None) -> Sequence[Batch]:
         """As `JournalBackend.read`.
@@ -105,21 +117,24 @@ class Reader:
             max_bytes: How much to read, about.
             known: What a writer in this process knows; None where there is none.
         """
-        target = after + 1
-        bases = segments.bases()
-        while bases:
-            at = max(0, bisect_right(bases, target) - 1)
-            segment = segments.open(bases[at])
-            if segment is None:  # it was truncated meanwhile
-                bases = segments.bases()
-                continue
-            following = bases[at + 1] if at + 1 < len(bases) else None
-            with segment:
-                batches = self._of(segment, max(target, bases[at]), following, max_bytes, known)
-            if batches or following is None:
-                return batches
-            target = following
-        return ()
+        while True:
+            record, bases = segments.layout()
+            if record is None:
+                return ()
+            target = max(after + 1, record.first)
+            if known is not None and target > known.bounds.last:
+                return ()
+            for at in range(max(0, bisect_right(bases, target) - 1), len(bases)):
+                segment = segments.open(bases[at], record.store)
+                if segment is None:  # it was truncated meanwhile
+                    break
+                following = bases[at + 1] if at + 1 < len(bases) else None
+                with segment:
+                    batches = self._of(segment, max(target, bases[at]), following, max_bytes, known)
+                if batches:
+                    return batches
+            else:
+                return ()
 
     def _of(
         self, segment: Segment, target: int, following: int | None, max_bytes: int, known: Known | None
@@ -129,7 +144,8 @@ class Reader:
         Raises:
             CorruptJournalError: There should be more than can be read.
         """
-        for look in range(_LOOKS):
+        look = 0
+        while True:
             stretch = self._stretch(segment, target, following, max_bytes, known)
             if stretch.batches:
                 if known is None and following is None:
@@ -139,11 +155,15 @@ class Reader:
                 return []
             if following is not None or known is not None:
                 raise segment.corrupt("a batch is damaged or missing", offset=stretch.end, index=stretch.index)
-            if is_zero(segment.source.read(stretch.end, ALIGN)):
+            if not any_behind(segment.source.read, stretch.end):
                 return []
-            if look < _LOOKS - 1:
-                time.sleep(_PAUSE_S)
-        segment.tail(self._max_frame_bytes)  # raises, unless a crash has left it unfinished
+            look += 1
+            if look == _LOOKS:
+                break
+            time.sleep(_PAUSE_S)  # or it is being written
+        last = segment.tail().last  # raises, unless a crash has left it unfinished
+        if last is not None and last.last >= stretch.index:
+            raise segment.corrupt("a batch is damaged or missing", offset=stretch.end, index=stretch.index)
         return []
 
     def _stretch(
@@ -181,7 +201,12 @@ class Reader:
         self._hints = hints  # at once, for other threads read as well
 
     def _make_durable(self, segment: Segment, end: int) -> None:
-        if (segment.seed.base, end) > self._durable:
+        mark, durable_end = self._durable
+        if mark != segment.seed.mark or end > durable_end:
             with Step("fdatasync journal", segment.source.path):
-                self._disk.fdatasync(segment.source.fd)
-            self._durable = (segment.seed.base, end)
+                try:
+                    self._disk.fdatasync(segment.source.fd)
+                except OSError:  # the cache may hold what the disk does not, and the next call would believe it
+                    segment.source.evict()
+                    raise
+            self._durable = (segment.seed.mark, end)

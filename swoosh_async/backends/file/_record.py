@@ -25,6 +25,7 @@ class Record(msgspec.Struct, frozen=True):
         first: The index of the first entry that is kept.
         format: The version of this format, and of the segments beside it.
         host: Where the latest claimant ran.
+        newest: The base of the newest segment, or of one before it that a crash came right behind; 0 where none was.
         pid: Which process it was.
         store: The store's id, 32 hexadecimal digits.
     """
@@ -33,6 +34,7 @@ class Record(msgspec.Struct, frozen=True):
     first: int
     format: int
     host: str
+    newest: int
     pid: int
     store: str
 

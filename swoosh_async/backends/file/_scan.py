@@ -14,7 +14,7 @@ import msgspec
 
 from ._frames import ALIGN, MARK_BYTES, SEGMENT_HEADER_BYTES, Frame, Seed, is_whole, is_zero, read_frame, zero_sectors
 
-__all__ = ["Damage", "Read", "Tail", "find_tail", "frames_from", "seek"]
+__all__ = ["Damage", "Read", "Tail", "any_behind", "find_tail", "frames_from", "seek"]
 
 Read = Callable[[int, int], bytes]
 """The bytes of a segment from an offset on, so many; fewer only at its end."""
@@ -59,7 +59,7 @@ class Tail(msgspec.Struct, frozen=True):
         return self.torn_end - self.end
 
 
-def find_tail(read: Read, seed: Seed, size: int, max_frame_bytes: int) -> Tail:
+def find_tail(read: Read, seed: Seed) -> Tail:
     """How the segment ends.
 
     Each batch is fsynced before the next one is begun, and the space ahead is zero. So a crash damages the last batch
@@ -67,14 +67,13 @@ def find_tail(read: Read, seed: Seed, size: int, max_frame_bytes: int) -> Tail:
 
     Args:
         read: Reads the segment.
-        seed: What its header says.
-        size: How long it is.
-        max_frame_bytes: How long a frame may be, and so how far behind the end bytes are looked for.
+        seed: What its header says: how long it is, too, and how long a frame may be, so how far behind the end bytes
+            are looked for.
 
     Raises:
         Damage: It is not what was written.
     """
-    last = _last_header(read, seed, _some_end(read, size))
+    last = _last_header(read, seed, _some_end(read, seed.size))
     last = _walk(read, seed, last)
     torn: Frame | None = None
     if last is not None and not _whole(read, seed, last):
@@ -87,7 +86,7 @@ def find_tail(read: Read, seed: Seed, size: int, max_frame_bytes: int) -> Tail:
     if torn is not None and (torn.offset, torn.first) != (end, index):
         raise Damage("a batch before the last one is damaged", offset=end, index=index)
     behind = torn.end if torn is not None else end
-    stray_end = _stray(read, seed, behind, min(size, behind + max_frame_bytes), index)
+    stray_end = _stray(read, seed, behind, min(seed.size, behind + seed.longest), index)
     if torn is not None and stray_end > behind:
         raise Damage("bytes stand behind the last batch", offset=behind, index=index)
     return Tail(last, end, stray_end)
@@ -104,6 +103,11 @@ def seek(read: Read, seed: Seed, end: int, index: int) -> int:
         else:
             low = frame.offset
     return low
+
+
+def any_behind(read: Read, offset: int) -> bool:
+    """Whether there are bytes that are not zero near behind that offset."""
+    return not is_zero(read(offset, _GRID))
 
 
 def frames_from(read: Read, seed: Seed, offset: int, want_bytes: int) -> Iterator[tuple[Frame, memoryview]]:
@@ -206,7 +210,7 @@ def _check_torn(read: Read, frame: Frame) -> None:
     """Check that a crash can have left this frame as it is.
 
     Raises:
-        Damage: No sector of it is zero that was not so by nature.
+        Damage: No sector of it, behind the header's, is zero that was not so by nature.
     """
     padded = read(frame.payload_at, frame.end - frame.payload_at)
     if len(padded) < frame.end - frame.payload_at:

@@ -62,14 +62,14 @@ class Segment:
         data = self.source.read(frame.payload_at, frame.length)
         return Batch(Index(frame.first), frame.count, Epoch(frame.epoch), data)
 
-    def tail(self, max_frame_bytes: int) -> Tail:
+    def tail(self) -> Tail:
         """How it ends.
 
         Raises:
             CorruptJournalError: It is not what was written.
         """
         try:
-            return find_tail(self.source.read, self.seed, self.source.size_bytes, max_frame_bytes)
+            return find_tail(self.source.read, self.seed)
         except Damage as damage:
             raise self.corrupt(damage.reason, offset=damage.offset, index=damage.index) from None
 
@@ -132,23 +132,40 @@ class Segments:
         """The segments that there are, by the index of their first entry, in order."""
         return sorted(int(match[1]) for match in map(_SEGMENT.fullmatch, self.here.listing()) if match)
 
-    def open(self, base: int) -> Segment | None:
-        """A segment; None if there is none.
+    def layout(self) -> tuple[Record | None, list[int]]:
+        """The record, None where there is no journal yet; and the segments, by the index of their first entry.
 
         Raises:
-            CorruptJournalError: Its header is damaged.
+            CorruptJournalError: The record is damaged, or it or the first or newest segments are missing.
             FormatVersionError: A newer version of this package wrote it.
             BackendError: It cannot be read.
         """
-        source = self.here.open_file(_name(base), "open journal segment")
+        record, bases = self.record(), self.bases()
+        while record is not None and (index := _missing(record, bases)):
+            latest = self.record()
+            if latest == record:
+                raise CorruptJournalError(self.here.path, "a segment is missing", offset=0, index=index)
+            record, bases = latest, self.bases()  # it was truncated meanwhile
+        return record, bases
+
+    def open(self, base: int, store: str) -> Segment | None:
+        """A segment of the journal with that id; None if there is none.
+
+        Raises:
+            CorruptJournalError: Its header is damaged, or it is not all there, or of another journal.
+            FormatVersionError: A newer version of this package wrote it.
+            BackendError: It cannot be read.
+        """
+        source = self.here.open_file(_name(base), "open journal segment", read="read journal")
         if source is None:
             return None
         try:
             seed = read_segment_header(source.read(0, SEGMENT_HEADER_BYTES))
             if isinstance(seed, int):
                 raise FormatVersionError(source.path, found=seed, supported=SEGMENT_FORMAT)
-            if seed is None or seed.base != base:
-                raise CorruptJournalError(source.path, "the segment's header was damaged", offset=0, index=base)
+            reason = _wrong(seed, base, store, source.size_bytes)
+            if seed is None or reason:
+                raise CorruptJournalError(source.path, reason, offset=0, index=base)
         except BaseException:
             source.close()
             raise
@@ -162,7 +179,7 @@ class Segments:
             FormatVersionError: A newer version of this package wrote it.
             BackendError: It cannot be read.
         """
-        source = self.here.open_file(NAME, "open journal record")
+        source = self.here.open_file(NAME, "open journal record", read="read journal record")
         if source is None:
             bases = self.bases()
             if bases and self.here.facts(NAME) is None:
@@ -279,6 +296,7 @@ class Segments:
                 write_all(self._disk, active.fd, (data,), active.end)
         except BaseException:
             self.blank(active, active.end, active.end + len(data))
+            self.sync(active, unknown=True)  # or else, after a crash, some of it might stand behind the next batch
             raise
 
     def set_aside(self, segment: Segment, tail: Tail, lock: FileLock) -> None:
@@ -291,7 +309,7 @@ class Segments:
         torn = segment.source.read(tail.end, tail.torn_bytes)
         name = f"{NAME}.torn-{segment.seed.base:020d}-{tail.end}"
         number = 1
-        while (found := self.here.open_file(name, "open torn batch")) is not None:
+        while (found := self.here.open_file(name, "open torn batch", read="read torn batch")) is not None:
             with found:
                 before = found.read(0, found.size_bytes)
             if len(before) >= len(torn) and all(b in (0, a) for a, b in zip(before, torn, strict=False)):
@@ -364,6 +382,22 @@ class Segments:
             self._disk.fsync(self.here.fd)
         with Step(f"probe directory of {what}", self.here.path, unknown=True):
             lock.probe()
+
+
+def _missing(record: Record, bases: list[int]) -> int:
+    """The first index that stands in a segment that is missing, as far as the record tells; 0 if none is."""
+    if record.newest > max(bases, default=0):
+        return record.newest
+    return record.first if bases and bases[0] > record.first else 0
+
+
+def _wrong(seed: Seed | None, base: int, store: str, size: int) -> str:
+    """What is wrong with a segment of that base and size, by its header."""
+    if seed is None or seed.base != base:
+        return "the segment's header was damaged"
+    if seed.store.hex() != store:
+        return "the segment is of another journal"
+    return "" if seed.size == size else f"the segment is {size} bytes long instead of {seed.size}"
 
 
 def _name(base: int) -> str:

@@ -1,4 +1,4 @@
-"""An open snapshot file: a regular file, read without a shared position, and told apart from any other content."""
+"""An open file to read: a regular file, read without a shared position, and told apart from any other content."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ class FileSource(Source):
         name: Its name in its directory.
         path: Its whole path, for messages.
         facts: What fstat(2) says of it.
+        step: What reading it is called in messages.
     """
 
-    def __init__(self, fd: int, name: str, path: str, facts: os.stat_result) -> None:
+    def __init__(self, fd: int, name: str, path: str, facts: os.stat_result, step: str = "read snapshot") -> None:
         self.fd = fd
         self.name = name
         self._path = path
         self.facts = facts
+        self._step = step
         self.size_bytes = facts.st_size
 
     @property
@@ -38,7 +40,7 @@ class FileSource(Source):
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         done = 0
-        with Step("read snapshot", self._path):
+        with Step(self._step, self._path):
             while done < len(buffer) and (n := os.preadv(self.fd, [buffer[done:]], offset + done)):
                 done += n
         return done
@@ -46,7 +48,7 @@ class FileSource(Source):
     def read(self, offset: int, size: int) -> bytes:
         """As `Source.read`, into memory that is not filled with zeros first, which would hold the GIL."""
         size = max(0, min(size, self.size_bytes - offset))
-        with Step("read snapshot", self._path):
+        with Step(self._step, self._path):
             data = os.pread(self.fd, size, offset)
             while len(data) < size and (more := os.pread(self.fd, size - len(data), offset + len(data))):
                 data += more  # one call reads no more than 2 GiB

@@ -74,30 +74,27 @@ class Writer:
         self._limits = limits
         self._active: Active | None = None
         self._prepared: Fresh | None = None
+        self._prepared_for = 0
         self._tail_base = 0
         segments.sweep()
-        record = segments.record()
-        store = record.store if record is not None else secrets.token_hex(16)
         try:
-            found = self._find(record, renew=renew)
-            latest = max(found.tail.epoch if found.tail else 0, record.epoch if record else 0)
-            if epoch is not None and epoch <= latest:
-                raise FencedError(segments.here.path, epoch=epoch, found=latest)
-            self._record = Record(
-                epoch=latest + 1 if epoch is None else epoch,
-                first=found.bounds.first,
-                format=RECORD_FORMAT,
+            record, bases = segments.layout()
+            if record is None:
+                record = Record(0, 1, RECORD_FORMAT, "", 0, 0, secrets.token_hex(16))
+            self.claim = self._find(record, bases, epoch, renew=renew)
+            self._bounds = self.claim.bounds
+            self._record = replace(
+                record,
+                epoch=self.claim.epoch,
                 host=socket.gethostname(),
+                newest=max(bases, default=0),
                 pid=os.getpid(),
-                store=store,
             )
             segments.put_record(self._record, lock)
-            self._bounds = found.bounds
             self._trim()
         except BaseException:
             self.close()
             raise
-        self.claim = Claim(Epoch(self._record.epoch), found.bounds, found.tail, found.torn_bytes)
 
     @property
     def bounds(self) -> Bounds:
@@ -117,8 +114,10 @@ class Writer:
         self._check(batch)
         size = frame_size(len(batch.data))
         active = self._active
-        if active is None or active.end + size > active.size:
+        if active is None or size > min(active.size - active.end, active.seed.longest):
             active = self._rotate(batch.first, size)
+        if self._record.newest != active.seed.base:  # known to the record before anything can be lost with it
+            self._put_record(replace(self._record, newest=active.seed.base))
         data = frame_bytes(
             active.seed, active.end, epoch=batch.epoch, first=batch.first, count=batch.count, payload=batch.data
         )
@@ -127,7 +126,12 @@ class Writer:
         active.end += size
         self._tail_base = active.seed.base
         self._bounds = Bounds(self._bounds.first, batch.last)
-        if self._prepared is None and active.end > _FULL_ENOUGH * active.size:
+        if (
+            self._prepared is None
+            and active.end > _FULL_ENOUGH * active.size
+            and self._prepared_for != active.seed.base
+        ):
+            self._prepared_for = active.seed.base
             self._prepare_next()
 
     def _check(self, batch: Batch) -> None:
@@ -149,7 +153,14 @@ class Writer:
             fresh = None
         if fresh is None:
             fresh = self._segments.prepare(max(self._limits.segment_bytes, need))
-        seed = Seed(bytes.fromhex(self._record.store), secrets.token_bytes(MARK_BYTES), base, self._record.epoch)
+        seed = Seed(
+            store=bytes.fromhex(self._record.store),
+            mark=secrets.token_bytes(MARK_BYTES),
+            base=base,
+            epoch=self._record.epoch,
+            size=fresh.size,
+            longest=self._limits.max_frame_bytes,
+        )
         active = self._segments.begin(fresh, seed, self._lock)
         if self._active is not None:
             os.close(self._active.fd)
@@ -167,22 +178,25 @@ class Writer:
 
     def truncate_before(self, index: Index) -> None:
         """As `JournalBackend.truncate_before`."""
+        index = min(index, Index(self._bounds.last + 1))
         if index <= self._bounds.first:
             return
-        record = replace(self._record, first=index)
-        self._segments.put_record(record, self._lock)
-        self._record = record
+        self._put_record(replace(self._record, first=index))
         self._bounds = Bounds(index, self._bounds.last)
         self._trim()
 
     def _trim(self) -> None:
         """Remove the segments none of whose entries is kept any more, but for the one with the last batch."""
-        bases = self._segments.bases()
-        gone = [base for base, end in pairwise(bases) if end <= self._bounds.first]
         try:
+            bases = self._segments.bases()
+            gone = [base for base, end in pairwise(bases) if end <= self._bounds.first]
             self._segments.remove([base for base in gone if base < self._tail_base], self._lock)
         except BackendError as error:
             _log.warning("old segments of the journal stay for now: %s", error)
+
+    def _put_record(self, record: Record) -> None:
+        self._segments.put_record(record, self._lock)
+        self._record = record
 
     def close(self) -> None:
         """Let go of the files; the lock is the caller's."""
@@ -194,41 +208,43 @@ class Writer:
 
     # ------------------------------------------------------------------ what is there
 
-    def _find(self, record: Record | None, *, renew: bool) -> Claim:
-        """What there is, as a claim with no epoch yet; what a crash has left unfinished is cut off."""
-        bases = self._segments.bases()
-        first = 1 if record is None else record.first
-        tail: Batch | None = None
-        torn_bytes = 0
-        if bases:
-            with self._opened(bases[-1]) as segment:
-                self._segments.settle(segment)
-                end = segment.tail(self._limits.max_frame_bytes)
-                torn_bytes = end.torn_bytes
-                if torn_bytes:
-                    self._segments.set_aside(segment, end, self._lock)
-                if not renew:
-                    self._active = self._segments.resume(segment, end.end)
-                    self._cut(self._active, end)
-                if end.last is not None:
-                    self._tail_base = bases[-1]
-                    tail = segment.batch(end.last)
-        if bases and tail is None and bases[-1] > 1:
-            tail = self._last_before(bases)
-        last = tail.last if tail is not None else 0
-        if first > last + 1 or (bases and bases[0] > first):
-            reason = f"index {min(first, last + 1)} is missing"
-            raise CorruptJournalError(self._segments.here.path, reason, offset=0, index=min(first, last + 1))
-        return Claim(Epoch(0), Bounds(Index(first), Index(last)), tail, torn_bytes)
+    def _find(self, record: Record, bases: list[int], epoch: Epoch | None, *, renew: bool) -> Claim:
+        """What there is; what a crash has left unfinished is cut off, once everything else is found well."""
+        if not bases:
+            return Claim(self._next(epoch, record.epoch), Bounds(Index(record.first), Index(record.first - 1)))
+        with self._opened(bases[-1], record) as segment:
+            self._segments.settle(segment)
+            end = segment.tail()
+            tail = self._last_batch(segment, end, bases, record)
+            last = tail.last if tail is not None else 0
+            if record.first > last + 1:
+                raise segment.corrupt("the last batch is missing", offset=end.end, index=last + 1)
+            epoch = self._next(epoch, max(record.epoch, tail.epoch if tail is not None else 0))
+            if end.torn_bytes:
+                self._segments.set_aside(segment, end, self._lock)
+            if not renew:
+                self._active = self._segments.resume(segment, end.end)
+                self._cut(self._active, end)
+        return Claim(epoch, Bounds(Index(record.first), Index(last)), tail, end.torn_bytes)
 
-    def _last_before(self, bases: list[int]) -> Batch:
-        """The last batch, where the newest segment has none yet."""
-        expected = bases[-1] - 1
+    def _next(self, epoch: Epoch | None, latest: int) -> Epoch:
+        if epoch is not None and epoch <= latest:
+            raise FencedError(self._segments.here.path, epoch=epoch, found=latest)
+        return Epoch(latest + 1) if epoch is None else epoch
+
+    def _last_batch(self, newest: Segment, end: Tail, bases: list[int], record: Record) -> Batch | None:
+        """The last batch, be it in the newest segment, or in the one before, where the newest has none yet."""
+        if end.last is not None:
+            self._tail_base = newest.seed.base
+            return newest.batch(end.last)
+        expected = newest.seed.base - 1
+        if expected == 0:
+            return None
         if len(bases) > 1:
-            with self._opened(bases[-2]) as segment:
-                last = segment.tail(self._limits.max_frame_bytes).last
+            with self._opened(bases[-2], record) as segment:
+                last = segment.tail().last
                 if last is not None and last.last == expected:
-                    self._tail_base = bases[-2]
+                    self._tail_base = segment.seed.base
                     return segment.batch(last)
         raise CorruptJournalError(self._segments.here.path, "the last batch is missing", offset=0, index=expected)
 
@@ -238,8 +254,8 @@ class Writer:
             self._segments.sync(active, unknown=False)
             _log.warning("%s: %d bytes of an unfinished batch were set aside", active.path, tail.torn_bytes)
 
-    def _opened(self, base: int) -> Segment:
-        segment = self._segments.open(base)
+    def _opened(self, base: int, record: Record) -> Segment:
+        segment = self._segments.open(base, record.store)
         if segment is None:
-            raise CorruptJournalError(self._segments.here.path, "a segment has gone", offset=0, index=base)
+            raise CorruptJournalError(self._segments.here.path, "a segment is missing", offset=0, index=base)
         return segment
