@@ -18,7 +18,7 @@ from swoosh_async import FileBackend, Journal
 from .events import Event
 from .loops import run
 
-__all__ = ["AppendOpener", "bare_loop", "rate", "sqlite", "swoosh"]
+__all__ = ["AppendOpener", "bare_loop", "rate", "sqlite", "sqlite_shared", "swoosh"]
 
 AppendOpener = Callable[[Path], AbstractAsyncContextManager[Callable[[Any], Awaitable[object]]]]
 """Gets ready in a directory, which is not measured, and gives what appends an event."""
@@ -36,19 +36,39 @@ async def swoosh(directory: Path) -> AsyncGenerator[Callable[[Any], Awaitable[ob
 
 @asynccontextmanager
 async def sqlite(directory: Path) -> AsyncGenerator[Callable[[Any], Awaitable[object]], None]:
-    """One row an event, one commit a row, on one connection: WAL, synchronous=FULL."""
+    """One row an event, each committed by itself, on one connection: WAL, synchronous=FULL."""
     encode = msgspec.msgpack.Encoder().encode
-    async with aiosqlite.connect(directory / "journal.db") as database:
-        await database.execute("PRAGMA journal_mode=WAL")
-        await database.execute("PRAGMA synchronous=FULL")
-        await database.execute("CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, body BLOB)")
-        await database.commit()
+    async with aiosqlite.connect(directory / "journal.db", isolation_level=None) as database:
+        await _prepare(database)
+
+        async def append(event: Any) -> None:
+            await database.execute("INSERT INTO event (body) VALUES (?)", (encode(event),))
+
+        yield append
+
+
+@asynccontextmanager
+async def sqlite_shared(directory: Path) -> AsyncGenerator[Callable[[Any], Awaitable[object]], None]:
+    """The same with `commit` behind each `execute`: tasks get into each other's transactions, and share the fsyncs.
+
+    Durable when it returns, but no task can roll back any more.
+    """
+    encode = msgspec.msgpack.Encoder().encode
+    async with aiosqlite.connect(directory / "shared.db") as database:
+        await _prepare(database)
 
         async def append(event: Any) -> None:
             await database.execute("INSERT INTO event (body) VALUES (?)", (encode(event),))
             await database.commit()
 
         yield append
+
+
+async def _prepare(database: aiosqlite.Connection) -> None:
+    await database.execute("PRAGMA journal_mode=WAL")
+    await database.execute("PRAGMA synchronous=FULL")
+    await database.execute("CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, body BLOB)")
+    await database.commit()
 
 
 def rate(loop: str, opener: AppendOpener, directory: Path, event: Any, *, tasks: int, each: int) -> float:

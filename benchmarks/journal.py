@@ -14,7 +14,7 @@ import msgspec
 from swoosh_async import EventCodec, FileBackend, Journal, Timestamp
 from swoosh_async.backends.base import Batch, Epoch, Index
 
-from .appenders import bare_loop, rate, sqlite, swoosh
+from .appenders import bare_loop, rate, sqlite, sqlite_shared, swoosh
 from .events import Event, event
 from .laps import interleave, ratio
 from .loops import LOOPS, run
@@ -29,7 +29,7 @@ _ROUNDS = 7
 _LONG_ROUNDS = 21
 _TASKS = (1, 8, 64, 512)
 _EACH = {1: 600, 8: 300, 64: 150, 512: 60}
-_SQLITE_EACH = {1: 300, 8: 50, 64: 12, 512: 2}
+_SQLITE_EACH = {1: 300, 8: 60, 64: 20, 512: 4}
 _BARE_WRITES = 600
 
 _REPLAYED = 1_000_000
@@ -39,7 +39,8 @@ _BATCH = 1_000
 _OPENINGS = 15
 
 _BARE = "bare loop, one by one"
-_SQLITE = "aiosqlite"
+_SQLITE = "aiosqlite, a commit for each"
+_SQLITE_SHARED = "aiosqlite, tasks in one another's transactions"
 
 
 def measure(directory: Path, *, long: bool) -> Report:
@@ -72,7 +73,8 @@ def _appends(parent: Path, tasks: int, rounds: int) -> dict[str, list[float]]:
             rate, loop, swoosh, path, event(1), tasks=tasks, each=_EACH[tasks]
         )
     path = _made(parent / "sqlite")
-    contestants[_SQLITE] = partial(rate, "asyncio", sqlite, path, event(1), tasks=tasks, each=_SQLITE_EACH[tasks])
+    for name, opener in ((_SQLITE, sqlite), (_SQLITE_SHARED, sqlite_shared)):
+        contestants[name] = partial(rate, "asyncio", opener, path, event(1), tasks=tasks, each=_SQLITE_EACH[tasks])
     return interleave(f"append, {tasks} tasks", contestants, rounds)
 
 

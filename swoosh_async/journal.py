@@ -45,7 +45,7 @@ _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.1
 _EAGER_EVENTS = 256
 _POLL_S = 0.1
-_TURN_S = 0.002
+_TURN_S = 0.001
 
 
 class Journal(Generic[E]):
@@ -241,7 +241,7 @@ class Journal(Generic[E]):
 
     @property
     def torn_bytes(self) -> int:
-        """How many bytes opening cut off: of a batch that a crash had left unfinished, and nobody had acknowledged."""
+        """The length in bytes of what opening cut off, which a crash had left unfinished and nobody was told of."""
         return self._torn_bytes
 
     @property
@@ -373,6 +373,7 @@ class Journal(Generic[E]):
                 for entry in entries:
                     yield entry
                 after += len(entries)
+                entries.clear()  # before the next are made
                 await turn.end()
 
     async def follow(self, after: int = 0, *, poll_s: float = _POLL_S) -> AsyncGenerator[Entry[E], None]:
@@ -404,6 +405,7 @@ class Journal(Generic[E]):
                     if self._closed:
                         return
                 after += len(entries)
+                entries.clear()  # before the next are made
                 await turn.end()
 
     async def _comes(self, after: int, poll_s: float) -> bool:

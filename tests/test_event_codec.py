@@ -318,8 +318,9 @@ def test_parts(sizes: list[int]) -> None:
     parts = list(codec.parts(data))
     assert [part.skip for part in parts] == list(itertools.accumulate([0, *(part.count for part in parts)]))[:-1]
     assert sum(part.count for part in parts) == len(events)
-    assert all(part.count == 1 or len(part.data) <= (1 << 16) + 5 for part in parts)
-    assert all(len(one.data) + len(two.data) > 1 << 15 for one, two in itertools.pairwise(parts))
+    assert all(part.count == 1 or (part.count <= 256 and len(part.data) <= (1 << 15) + 5) for part in parts)
+    pairs = itertools.pairwise(parts)
+    assert all(one.count == 256 or len(one.data) + len(two.data) > 1 << 15 for one, two in pairs)
     assert decoded(codec, data) == events
     assert len(data) <= sum(len(codec.encode(event)) for event in events) + STAMP_BYTES + 13 * len(parts)
 

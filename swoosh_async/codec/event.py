@@ -32,7 +32,8 @@ E = TypeVar("E")
 
 _STAMP = struct.Struct("<QIQ")  # wall, logical, node
 _PART = struct.Struct("<II")  # length, count
-_PART_BYTES = 1 << 16
+_PART_BYTES = 1 << 15
+_PART_EVENTS = 256  # so few, gone before the next are made, do not set off the garbage collector
 
 
 class EventsDamagedError(Exception):
@@ -127,7 +128,7 @@ class EventCodec(Generic[E]):
         ends = list(accumulate(map(len, events)))
         begin, done = 0, 0
         while begin < len(events):
-            end = max(begin + 1, bisect_right(ends, done + _PART_BYTES, begin))
+            end = max(begin + 1, bisect_right(ends, done + _PART_BYTES, begin, min(begin + _PART_EVENTS, len(ends))))
             pieces += self._part(events[begin:end], ends[end - 1] - done)
             begin, done = end, ends[end - 1]
         return b"".join(pieces)
