@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import journal, large, sizes, small
+from . import dispatch, journal, large, sizes, small
 from .child import in_child
 from .drawing import draw
 from .markdown import markdown
@@ -22,6 +22,7 @@ SUITES: dict[str, Callable[..., Report]] = {
     "large": large.measure,
     "sizes": sizes.measure,
     "journal": journal.measure,
+    "machine": dispatch.measure,
 }
 
 

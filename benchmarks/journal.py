@@ -23,7 +23,7 @@ from .markdown import figure
 from .report import Bar, Bars, Report, Table, Target
 from .stall import Stall, stall_meter
 
-__all__ = ["measure"]
+__all__ = ["filled", "measure"]
 
 _ROUNDS = 7
 _LONG_ROUNDS = 21
@@ -115,7 +115,7 @@ def _append_bars(rates: dict[str, list[float]], title: str) -> Bars:
 
 def _replay(directory: Path) -> tuple[Table, list[Target]]:
     codec: EventCodec[Event] = EventCodec(Event)
-    _filled(directory, codec, _REPLAYED)
+    filled(directory, codec, _REPLAYED)
     arrays = [bytes(part.data) for data in _batches(directory, _REPLAYED) for part in codec.parts(data)]
     decode = msgspec.msgpack.Decoder(list[Event]).decode
 
@@ -171,7 +171,7 @@ def _opening(directory: Path) -> tuple[Table, list[Target]]:
     codec: EventCodec[Event] = EventCodec(Event)
     sizes = {count: directory / str(count) for count in (_SMALL, _LARGE)}
     for count, path in sizes.items():
-        _filled(path, codec, count)
+        filled(path, codec, count)
     contestants = {count: partial(_opened, path) for count, path in sizes.items()}
     found = interleave("open", contestants, _OPENINGS)
     rows = [
@@ -201,7 +201,7 @@ def _made(directory: Path) -> Path:
     return directory
 
 
-def _filled(directory: Path, codec: EventCodec[Event], count: int) -> None:
+def filled(directory: Path, codec: EventCodec[Event], count: int) -> None:
     """Make a journal of so many events, a thousand in a batch; each batch has the same ones, for speed."""
     events = [codec.encode(event(i)) for i in range(_BATCH)]
     backend = FileBackend(directory)

@@ -2,6 +2,7 @@
 
 `FileSnapshotStore(path)` has `save`, `load_latest`, `load`, `history` and `prune`; `Snapshot` is what they take and
 give. `Journal(FileBackend(directory), Event)` has `append`, `append_many`, `read`, `follow` and `truncate_before`.
+`StateMachine(backend, apply, initial_state, Event)` joins both: `dispatch`, `transact`, `state`, recovery by itself.
 """
 
 from .backends.base import Backend, JournalBackend, SnapshotBackend
@@ -29,6 +30,7 @@ from .errors import (
     TruncatedError,
 )
 from .journal import Entry, Journal, Receipt
+from .machine import RecoveryReport, SnapshotPolicy, StateMachine
 from .models import Cursor, Lease, OrchestratorState, Snapshot, Task, TaskStatus, Worker
 from .snapshots import FallbackWarning, FileSnapshotStore, InMemorySnapshotStore, SnapshotRef, SnapshotStore
 
@@ -63,14 +65,17 @@ __all__ = [
     "OutcomeUnknownError",
     "PoisonedError",
     "Receipt",
+    "RecoveryReport",
     "SchemaVersionError",
     "Snapshot",
     "SnapshotBackend",
     "SnapshotCodec",
     "SnapshotNotFoundError",
+    "SnapshotPolicy",
     "SnapshotRef",
     "SnapshotStore",
     "StaleSnapshotError",
+    "StateMachine",
     "SwooshError",
     "Task",
     "TaskStatus",

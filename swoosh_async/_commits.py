@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from ._breather import Breather
 from ._entries import Origin, Receipt
 from .backends.base import Batch, Bounds, Claim, Epoch, Index, JournalBackend
-from .clock import HybridLogicalClock
+from .clock import HybridLogicalClock, Timestamp
 from .codec import EventCodec, EventsDamagedError
 from .errors import (
     ConflictError,
@@ -21,6 +21,7 @@ from .errors import (
     LimitExceededError,
     OutcomeUnknownError,
     PoisonedError,
+    SwooshError,
     again,
 )
 
@@ -73,7 +74,8 @@ class Job:
 
 _UNKNOWN = 1 << 62
 
-Outcome = Receipt | list[Receipt] | BaseException | None
+Outcome = Any
+"""A receipt, or a list of them, or an exception to raise; None of a job."""
 
 
 class Commits(Generic[E]):
@@ -131,7 +133,7 @@ class Commits(Generic[E]):
             ValueError: There is no such index yet.
         """
         self.check()
-        if not 1 <= index <= self.bounds.last + 1:
+        if type(index) is not int or not 1 <= index <= self.bounds.last + 1:
             raise ValueError(f"index must be 1 to {self.bounds.last + 1}, which is one behind the last")
         with self._poisoning():
             self._backend.truncate_before(Index(index))
@@ -147,25 +149,28 @@ class Commits(Generic[E]):
             half = len(appends) // 2
             return self._commit(appends[:half]) + self._commit(appends[half:]) if half else [error]
         except Exception as error:  # noqa: BLE001  it is told to each caller; who expected what has failed, too
-            return [
-                again(error) if isinstance(refused.get(item), ConflictError | None) else refused[item]
-                for item in appends
-            ]
+            return [again(error) if item not in refused else self._still(refused[item], error) for item in appends]
         outcomes: list[Outcome] = []
         index = last + 1
         for item in appends:
             if item in refused:
                 outcomes.append(refused[item])
-            elif origin is None:
-                outcomes.append([])
-            elif item.single:
-                outcomes.append(Receipt(index, origin))
-                index += 1
             else:
-                n = len(item.encoded)
-                outcomes.append(list(map(Receipt, range(index, index + n), repeat(origin))))
-                index += n
+                outcomes.append(self._outcome(item, index, origin))
+                index += len(item.encoded)
         return outcomes
+
+    def _outcome(self, item: Append, index: int, origin: Origin | None) -> Outcome:
+        """What an append gives whose first event is durable with that index; no origin where nothing was done."""
+        if origin is None:
+            return []
+        if item.single:
+            return Receipt(index, origin)
+        return list(map(Receipt, range(index, index + len(item.encoded)), repeat(origin)))
+
+    def _still(self, refusal: Exception, error: Exception) -> Exception:
+        """What to tell who was refused in a batch that failed then: what it had counted on has failed, too."""
+        return again(error) if isinstance(refusal, ConflictError) else refusal
 
     def _gather(self, appends: Sequence[Append], last: int) -> tuple[list[bytes], dict[Append, Exception]]:
         """The events of these behind `last`, encoded, and which of these are refused, and why."""
@@ -175,23 +180,31 @@ class Commits(Generic[E]):
             try:
                 if item.events is not None:
                     item.encoded, item.events = self._encoded(item.events), None
-                if item.expected is not None and item.expected != last + len(events):
-                    raise ConflictError(expected=item.expected, found=last + len(events))
             except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
-                refused[item] = error
-            else:
+                refused[item] = error.with_traceback(None)  # it would hold this frame, and the events of all others
+                continue
+            if item.expected in (None, last + len(events)):
                 events += item.encoded
+            else:
+                refused[item] = ConflictError(expected=item.expected or 0, found=last + len(events))
         return events, refused
 
     def _write(self, events: list[bytes]) -> Origin:
         self.check()
-        first = Index(self.bounds.last + 1)
-        stamp = self._clock.take(len(events))
-        batch = Batch(first, len(events), self.epoch, self._codec.batch(stamp, events))
+        origin = Origin(self.bounds.last + 1, self._stamp(len(events)))
+        batch = Batch(Index(origin.index), len(events), self.epoch, self._codec.batch(origin.hlc, events))
         with self._poisoning():
             self._backend.append(batch)
+        self._advance(origin, batch)
+        return origin
+
+    def _stamp(self, count: int) -> Timestamp:
+        """The time of the first of so many events."""
+        return self._clock.take(count)
+
+    def _advance(self, origin: Origin, batch: Batch) -> None:  # noqa: ARG002  for who does more with it
+        """What holds from now on, since a batch is durable."""
         self.bounds = Bounds(self.bounds.first, batch.last)
-        return Origin(first, stamp)
 
     def _encoded(self, events: Sequence[Any]) -> list[bytes]:
         breathe = Breather()
@@ -208,6 +221,11 @@ class Commits(Generic[E]):
         except OutcomeUnknownError as error:
             self.poison = error.step
             raise
+        except SwooshError:
+            raise
+        except Exception as error:  # of which nobody can tell when it was raised
+            self.poison = f"{type(error).__name__} in the backend"
+            raise OutcomeUnknownError("append to journal", self._backend.where, detail=self.poison) from error
 
 
 def _done(job: Callable[[], None]) -> BaseException | None:

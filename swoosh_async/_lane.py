@@ -63,7 +63,7 @@ class _Crowd:
         """The event that the next of the others waits for."""
         self.size += 1
         self.weight += weight
-        if self.shared is None:
+        if self.shared is None or self.shared.is_set():
             self.shared = Event()
         return self.shared
 

@@ -76,5 +76,10 @@ class Pages(Generic[E]):
                     reason = f"the batch has {begin - batch.first} events where there should be {batch.count}"
                     raise EventsDamagedError(reason, skip=min(begin - batch.first, batch.count - 1))
             except EventsDamagedError as error:
-                index = batch.first + error.skip
-                raise CorruptJournalError(self._backend.where, error.reason, offset=None, index=index) from None
+                raise CorruptJournalError(
+                    self._backend.where,
+                    error.reason,
+                    offset=None,
+                    index=batch.first + error.skip,
+                    todo="read it as the event type that it was written with, or give that type's new fields defaults",
+                ) from None

@@ -28,6 +28,7 @@ This file knows nothing of the rest of the package.
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any, TypeVar
 
 __all__ = [
@@ -176,12 +177,22 @@ class LockedError(SwooshError):
         host: The holder's host, where it is known.
     """
 
-    def __init__(self, where: str, *, pid: int | None = None, host: str | None = None, waited_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        where: str,
+        *,
+        pid: int | None = None,
+        host: str | None = None,
+        waited_s: float = 0.0,
+        forked: bool = False,
+    ) -> None:
         holder = f"process {pid}" if pid is not None else "another process"
-        super().__init__(
-            f"{where} is held by {holder}{f' on {host}' if host else ''} (waited {waited_s:g} s);"
-            " stop that process, or wait longer with lock_timeout_s"
-        )
+        todo = "stop that process, or wait longer with lock_timeout_s"
+        if pid is not None and pid == os.getpid():
+            todo = "that is this one: close what holds it here, or wait longer with lock_timeout_s"
+        if forked:
+            todo = "this one is a fork of it: open one of its own here, once that has let go"
+        super().__init__(f"{where} is held by {holder}{f' on {host}' if host else ''} (waited {waited_s:g} s); {todo}")
         self.where = where
         self.pid = pid
         self.host = host
@@ -348,9 +359,17 @@ class CorruptJournalError(SwooshError):
         index: The index of the first entry that cannot be read.
     """
 
-    def __init__(self, path: str, reason: str, *, offset: int | None, index: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        *,
+        offset: int | None,
+        index: int,
+        todo: str = "restore the journal from a backup",
+    ) -> None:
         place = f"index {index}" if offset is None else f"at byte {offset}, index {index}"
-        super().__init__(f"{path}: {place}: {reason}; restore the journal from a backup")
+        super().__init__(f"{path}: {place}: {reason}; {todo}")
         self.path = path
         self.reason = reason
         self.offset = offset

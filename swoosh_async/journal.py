@@ -46,6 +46,7 @@ _LONGEST_WAIT_S = 0.1
 _EAGER_EVENTS = 256
 _POLL_S = 0.1
 _TURN_S = 0.001
+_EPOCHS_END = 1 << 63
 
 
 class Journal(Generic[E]):
@@ -66,7 +67,7 @@ class Journal(Generic[E]):
         dec_hook: As msgspec's, the way back.
 
     Raises:
-        ValueError: A bound is below 1.
+        ValueError: A bound is below 1, or the epoch is out of range.
         TypeError: msgspec does not support the type.
     """
 
@@ -118,6 +119,8 @@ class Journal(Generic[E]):
     ) -> None:
         if min(batch_events, batch_bytes) < 1:
             raise ValueError("batch_events and batch_bytes must be >= 1")
+        if epoch is not None and (type(epoch) is not int or epoch >= _EPOCHS_END):
+            raise ValueError(f"epoch must be an int below 2**{_EPOCHS_END.bit_length() - 1}")
         self._backend = backend
         self._codec: EventCodec[E] = EventCodec(event_type, enc_hook=enc_hook, dec_hook=dec_hook)
         self._clock = clock if clock is not None else HybridLogicalClock()
@@ -152,6 +155,8 @@ class Journal(Generic[E]):
             CorruptJournalError: The end of what is there is not what was written; nothing was changed.
             FormatVersionError: A newer version of this package wrote it.
             BackendError: A step failed.
+            OutcomeUnknownError: A step failed after which the claim may have been made; it may be tried again, with
+                a higher epoch if one was given.
             ClosedError: It was opened before; make a new one.
         """
         if self._entered or self._closed:
@@ -163,7 +168,7 @@ class Journal(Generic[E]):
                 self._seen = await Hop(self._backend.bounds).run(readers())
             else:
                 claim = await self._claim()
-                self._commits = Commits(self._backend, self._codec, self._clock, claim)
+                self._commits = self._begin(claim)
                 self._torn_bytes = claim.torn_bytes
             if self._closed:  # by somebody who did not wait until it was open
                 raise ClosedError(self._backend.where)
@@ -204,6 +209,10 @@ class Journal(Generic[E]):
                 await anyio.sleep(min(wait_s, left_s))
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
         raise ClosedError(self._backend.where)
+
+    def _begin(self, claim: Claim) -> Commits[E]:
+        """What commits from now on."""
+        return Commits(self._backend, self._codec, self._clock, claim)
 
     def _try_to_claim(self) -> Claim:
         """In the worker thread, so that it is known even where nobody is told any more."""
@@ -314,7 +323,13 @@ class Journal(Generic[E]):
             SwooshError: As `append`.
         """
         commits = self._check_writable()
-        await self._lane.submit(Job(lambda: commits.truncate_before(index)))
+
+        def truncate() -> None:
+            if not self._claimed:  # it was closed meanwhile, and the claim may be another's
+                raise ClosedError(self._backend.where)
+            commits.truncate_before(index)
+
+        await self._lane.submit(Job(truncate))
 
     def _serve(self, items: Sequence[Append | Job]) -> Sequence[Any]:
         """In the worker thread."""
@@ -333,10 +348,13 @@ class Journal(Generic[E]):
         if self._closed or self._commits is None:
             read_only = self._read_only and self._entered and not self._closed
             raise ClosedError(self._backend.where, opened=self._closed, read_only=read_only)
-        if self._pid != os.getpid():
-            raise LockedError(self._backend.where, pid=self._pid, host=socket.gethostname())
+        self._check_fork()
         self._commits.check()
         return self._commits
+
+    def _check_fork(self) -> None:
+        if self._pid != os.getpid():
+            raise LockedError(self._backend.where, pid=self._pid, host=socket.gethostname(), forked=True)
 
     # ------------------------------------------------------------------ read
 
@@ -351,7 +369,7 @@ class Journal(Generic[E]):
             until: The last index to read; None for the last that there is.
 
         Raises:
-            ValueError: An index is negative.
+            ValueError: An index is negative, or no int.
             TruncatedError: The entries right behind `after` are kept no more.
             CorruptJournalError: A batch is damaged or missing, or does not decode as the event type.
             FormatVersionError: A newer version of this package wrote it.
@@ -359,8 +377,8 @@ class Journal(Generic[E]):
             ClosedError: The journal is not open.
             PoisonedError: An earlier outcome is unknown; open it anew.
         """
-        if after < 0 or (until is not None and until < 0):
-            raise ValueError("after and until must be >= 0")
+        if not _is_index(after) or not (until is None or _is_index(until)):
+            raise ValueError("after and until must be ints >= 0")
         self._check_readable()
         bounds = await self._look()
         last = bounds.last if until is None else min(until, bounds.last)
@@ -390,8 +408,8 @@ class Journal(Generic[E]):
         Raises:
             SwooshError: As `read`.
         """
-        if after < 0:
-            raise ValueError("after must be >= 0")
+        if not _is_index(after):
+            raise ValueError("after must be an int >= 0")
         self._check_readable()
         bounds = await self._look()
         after = self._start(after, bounds, bounds.last)
@@ -415,6 +433,8 @@ class Journal(Generic[E]):
             with self._mutex:
                 self._followers.add(follower)
             try:
+                if self._has_ended():  # and woke who was waiting then
+                    return False
                 bounds = await self._look()
                 self._check_poison()
                 if bounds.last > after:
@@ -425,6 +445,9 @@ class Journal(Generic[E]):
                 with self._mutex:
                     self._followers.discard(follower)
         return False
+
+    def _has_ended(self) -> bool:
+        return self._closed
 
     def _start(self, after: int, bounds: Bounds, last: int) -> int:
         """The index behind which there is something to read.
@@ -452,6 +475,7 @@ class Journal(Generic[E]):
     def _check_readable(self) -> None:
         if self._closed or not self._entered:
             raise ClosedError(self._backend.where, opened=self._closed)
+        self._check_fork()
         self._check_poison()
 
     def _check_poison(self) -> None:
@@ -478,6 +502,10 @@ class _Turn:
         if time.monotonic() - self._since > _TURN_S:
             await checkpoint()
             self._since = time.monotonic()
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 async def _raise(error: Exception) -> Any:

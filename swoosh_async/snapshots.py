@@ -42,6 +42,7 @@ __all__ = [
     "FallbackWarning",
     "FileSnapshotStore",
     "InMemorySnapshotStore",
+    "Newest",
     "SnapshotRef",
     "SnapshotStore",
 ]
@@ -101,6 +102,20 @@ class SnapshotRef(msgspec.Struct, frozen=True):
     def cursor(self) -> Cursor:
         """Where in the journal it stands."""
         return Cursor(self.index, self.hlc)
+
+
+class Newest(msgspec.Struct, Generic[S], frozen=True):
+    """What there is to begin with.
+
+    Attributes:
+        snapshot: The newest snapshot that is whole; None where there is none.
+        ref: Which one that is.
+        damaged: What is wrong with those that are newer, the newest first.
+    """
+
+    snapshot: Snapshot[S] | None
+    ref: SnapshotRef | None
+    damaged: tuple[CorruptSnapshotError, ...]
 
 
 class SnapshotStore(Generic[S]):
@@ -279,6 +294,32 @@ class SnapshotStore(Generic[S]):
         removed: list[SnapshotRef] = await self._lane.submit(prune)
         return removed
 
+    async def newest(self) -> Newest[S]:
+        """The newest snapshot that is whole, and what is wrong with those newer than it.
+
+        Raises:
+            FormatVersionError: A newer version of this package wrote one that would come first.
+            SchemaVersionError: A newer version of the program wrote it, or no migrations lead from it.
+            LimitExceededError: It is larger than may be read.
+            BackendError: It cannot be read.
+            PoisonedError: An earlier outcome is unknown; make a new store.
+        """
+        return await self._read(self._newest)
+
+    async def verify(self, ref: SnapshotRef) -> None:
+        """Check every byte of a snapshot, without decoding its state.
+
+        Raises:
+            SwooshError: As `load`.
+        """
+
+        def verify() -> None:
+            with self._open(ref.name) as source:
+                if self._codec.verify(source).checksum != ref.checksum:
+                    raise SnapshotNotFoundError(f"{self._backend.where}: index {ref.index}", detail="it was replaced")
+
+        await self._read(verify)
+
     # ------------------------------------------------------------------ in and out
 
     async def export(self, file: AsyncWriter) -> SnapshotRef:
@@ -338,6 +379,20 @@ class SnapshotStore(Generic[S]):
             if not fallback:
                 raise
             return self._older(error)
+
+    def _newest(self) -> Newest[S]:
+        damaged: list[CorruptSnapshotError] = []
+        for name in self._backend.names():
+            try:
+                with self._open(name) as source:
+                    decoded = self._codec.read(source)
+            except SnapshotNotFoundError:
+                continue
+            except CorruptSnapshotError as error:
+                damaged.append(error)
+                continue
+            return Newest(decoded.snapshot, _ref(name, decoded.facts), tuple(damaged))
+        return Newest(None, None, tuple(damaged))
 
     def _older(self, damage: CorruptSnapshotError | SnapshotNotFoundError) -> Decoded[S]:
         """The newest valid generation behind the latest; raises `damage` where there is none."""

@@ -24,11 +24,19 @@ FLOORS = [
 FACE = "__init__"
 ANNEXES = {"_breather": "_lane", "_hop": "_lane", "backends/__init__": "backends/base", "__main__": "cli"}
 ANNEXES |= dict.fromkeys(["_commits", "_entries", "_pages"], "journal")
+ANNEXES |= dict.fromkeys(["_folds", "_policy"], "machine")
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 WING_OF = dict.fromkeys(["backends/base", "backends/memory", "backends/file"], "bytes")
 WING_OF |= dict.fromkeys(["clock", "models", "codec"], "types")
 MAY_AWAIT = {"_lane", "snapshots", "journal", "machine", "testing", "cli"}
-NEVER_AWAIT = {"_breather", "_commits", "_entries", "_pages"}  # annexes that are stricter than their rooms
+NEVER_AWAIT = {
+    "_breather",
+    "_commits",
+    "_entries",
+    "_folds",
+    "_pages",
+    "_policy",
+}  # annexes that are stricter than their rooms
 KNOW_LOOPS = {"_hop": {"asyncio"}}  # which loop is running, at less than anyio's price
 MAY_OPEN = {"backends/file", "cli"}
 

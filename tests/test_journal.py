@@ -1627,3 +1627,70 @@ async def test_a_life(place: Place) -> None:
                         there.append(event)
                 assert journal.last_index == len(there)
                 assert await texts(journal) == there[first - 1 :]
+
+
+# ---------------------------------------------------------------------- what callers and backends get wrong
+
+
+@pytest.mark.parametrize("epoch", [1.5, True, 1 << 63, "3"])
+def test_epochs_that_are_none(epoch: Any) -> None:
+    """An epoch that is no int, or too large, is refused when the journal is made."""
+    with pytest.raises(ValueError, match="epoch"):
+        Journal(MemoryBackend(), str, epoch=epoch)
+
+
+@pytest.mark.parametrize("index", [1.0, True, "1", None])
+async def test_indexes_that_are_none(place: Place, index: Any) -> None:
+    """An index that is no int is refused by whatever takes one, and the journal goes on."""
+    async with bounded(), opened(place) as journal:
+        await journal.append("a")
+        with pytest.raises(ValueError, match="index"):
+            await journal.truncate_before(index)
+        for entries in (journal.read(after=index), journal.follow(after=index)):
+            with pytest.raises(ValueError, match="int"):
+                await anext(entries)
+        assert (await journal.append("b")).index == 2
+    async with bounded(), opened(place) as journal:
+        assert await texts(journal) == ["a", "b"]
+
+
+async def test_a_backend_that_raises_anything(watched: Watched) -> None:
+    """An exception that no backend should raise leaves the outcome unknown, and the journal poisoned."""
+    async with bounded(), Journal(watched, str) as journal:
+        await journal.append("a")
+        watched.failing = [("after", ZeroDivisionError("secret"))]
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await journal.append("b")
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        assert "secret" not in str(caught.value)
+        with pytest.raises(PoisonedError):
+            await journal.append("c")
+
+
+async def test_a_refusal_holds_nothing_of_the_batch(place: Place) -> None:
+    """Who keeps a ConflictError keeps no frame in which the events of others stand."""
+    async with bounded(), opened(place) as journal:
+        await journal.append("a")
+        with pytest.raises(ConflictError) as caught:
+            await journal.append("b", expected_index=7)
+        frame = caught.value.__traceback__
+        while frame is not None:
+            assert frame.tb_frame.f_code.co_name not in ("_gather", "_commit", "serve")
+            frame = frame.tb_next
+
+
+async def test_closed_when_it_was_about_to_wait(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that begins to wait while the journal is being closed, by another thread, ends as well."""
+    async with bounded(), opened(place) as journal:
+        add = set.add
+
+        class Followers(set[Any]):
+            def add(self, follower: Any) -> None:
+                journal._closed = (
+                    True  # behind its look whether it is closed; those who wait were woken before this one
+                )
+                add(self, follower)
+
+        monkeypatch.setattr(journal, "_followers", Followers())
+        assert [entry async for entry in journal.follow()] == []
+        journal._closed = False

@@ -10,14 +10,18 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from swoosh_async.backends.base import Batch, Claim, Epoch, Index, JournalBackend
-from swoosh_async.backends.file import FileBackend, OsDisk
-from swoosh_async.backends.file._frames import SECTOR, frame_size
+from swoosh_async.backends.file import FileBackend, OsDisk, _scan
+from swoosh_async.backends.file._frames import SECTOR, frame_size, is_what_is_left
 from swoosh_async.backends.file._record import Record, read_record, record_bytes
+from swoosh_async.backends.file._segments import Segment, Segments
 from swoosh_async.errors import BackendError, CorruptJournalError, FencedError, OutcomeUnknownError, PoisonedError
 
 from . import test_full_disk as full
@@ -849,3 +853,208 @@ def test_nothing_is_left_of_a_hasty_disk() -> None:
     """The double that does not wait waits for nothing."""
     HastyDisk().fsync(-1)
     HastyDisk().fdatasync(-1)
+
+
+# ---------------------------------------------------------------------- what nobody foresaw
+
+
+def test_a_failure_behind_an_acknowledged_append(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails when the next segment is prepared, the batch before it is durable and told so."""
+
+    def prepare(*_: object) -> None:
+        raise MemoryError
+
+    writer = Writer(log(home))
+    writer.append(100)
+    monkeypatch.setattr(Segments, "prepare", prepare)
+    writer.append(1100)  # behind three quarters
+    assert everything(log(home)) == writer.known
+    writer.release()
+
+
+def test_an_exception_that_nobody_knows_poisons(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not an error of this package leaves the outcome unknown; a new claim tells, in a new segment."""
+
+    def sync(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    writer = Writer(log(home))
+    writer.append(100)
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "sync", sync)
+        with pytest.raises(OutcomeUnknownError, match="MemoryError"):
+            writer.backend.append(batch(2))
+        with pytest.raises(PoisonedError):
+            writer.backend.append(batch(2))
+    writer.release()
+    again = Writer(writer.backend)
+    assert again.claim.bounds.last in (1, 2)
+    again.append(100)
+    assert bases(home)[-1] == again.known[-1].first
+    again.release()
+
+
+def test_a_claim_that_appends_nothing_still_renews(home: Path) -> None:
+    """After a failed fsync the next append goes to a new segment, however many claims come in between."""
+    disk = FailingDisk(home.parent)
+    writer = Writer(log(home, disk=disk))
+    writer.append(100)
+    disk.take()
+    disk.at = 1  # the fdatasync behind the write
+    with pytest.raises(OutcomeUnknownError):
+        writer.backend.append(batch(2))
+    disk.at = None
+    writer.release()
+    for _ in range(2):
+        last = Writer(writer.backend).claim.bounds.last
+        writer.backend.release()
+    again = Writer(writer.backend)
+    again.append(100)
+    assert bases(home) == [1, last + 1]
+    again.release()
+
+
+def test_names_are_durable_before_the_record_knows_them(home: Path) -> None:
+    """A segment whose name may not be durable is made so before a claim writes a record that counts on it."""
+    disk = FailingDisk(home.parent)
+    writer = Writer(log(home, disk=disk))
+    disk.take()
+    disk.at = begin(1).index("fsync d") + len(PREPARE)
+    with pytest.raises(OutcomeUnknownError):
+        writer.backend.append(batch(1))
+    disk.at = None
+    writer.release()
+    again = RecordingDisk(home.parent)
+    Writer(log(home, disk=again)).release()
+    calls = again.take()
+    assert calls.index("fsync d") < calls.index("rename d/TEMP d/journal")
+
+
+def test_a_full_disk_does_not_keep_from_making_room(home: Path) -> None:
+    """Where there is no room for a record, a truncation gives up the segment that was prepared, and goes on."""
+
+    def prepared() -> list[str]:
+        return [name for name in names(home) if name.startswith("journal-")]
+
+    class Full(OsDisk):
+        full = False
+
+        def open(self, name: str, flags: int, mode: int, dir_fd: int) -> int:
+            if self.full and flags & os.O_CREAT and prepared():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().open(name, flags, mode, dir_fd)
+
+    disk = Full()
+    writer = Writer(log(home, disk=disk))
+    writer.append(500, 500, 500, 500, 500, 500)
+    assert prepared()
+    disk.full = True
+    writer.backend.truncate_before(Index(4))
+    assert writer.backend.bounds() == log(home).bounds() == bounds(4, 6)
+    writer.release()
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o444, 0o640])
+def test_any_mode_can_be_opened_again(home: Path, mode: int) -> None:
+    """Whatever mode is asked for, the owner can write the journal's files again."""
+    writer = Writer(log(home, mode=mode))
+    writer.append(100)
+    writer.release()
+    for path in (home / "journal", segment(home, 1), home / ".journal.lock"):
+        assert path.stat().st_mode & 0o777 == mode | 0o600
+
+
+def test_a_record_that_would_not_come_back_is_not_written(home: Path) -> None:
+    """An epoch or an index that is no int, or too large, is refused before anything is changed."""
+    before = Writer(log(home))
+    before.append(100)
+    before.release()
+    files = contents(home)
+    for epoch in (1.5, 1 << 64):
+        with pytest.raises(ValueError, match="epoch"):
+            log(home).claim(epoch)  # type: ignore[arg-type]
+    assert contents(home) == files
+    writer = Writer(log(home))
+    with pytest.raises(ValueError, match="index"):
+        writer.backend.truncate_before(1.5)  # type: ignore[arg-type]
+    writer.append(100)
+    writer.release()
+    again = Writer(log(home))
+    assert again.claim.bounds == bounds(1, 2)
+    again.release()
+
+
+def test_what_is_being_written_is_no_damage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage that moves is a writer at work; damage that stands is told."""
+    writer = Writer(log(home, segment_bytes=1 << 16))
+    writer.append(100)
+    looks = itertools.count()
+
+    def stray(*arguments: Any) -> int:
+        if next(looks) < 20:
+            writer.append(100)  # between the look at the last header, and that behind it
+        return real(*arguments)
+
+    real = _scan._stray
+    monkeypatch.setattr(_scan, "_stray", stray)
+    assert log(home).bounds() == bounds(1, 21)
+    writer.release()
+    monkeypatch.undo()
+    data = bytearray(segment(home, 1).read_bytes())
+    data[len(data.rstrip(b"\0"))] = 1
+    segment(home, 1).write_bytes(data)
+    with pytest.raises(CorruptJournalError, match="header"):
+        log(home).bounds()
+
+
+def test_a_torn_tail_is_judged_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that asks again does not look through a torn tail again, unless it has changed."""
+    written(home, 100, 100)
+    data = bytearray(segment(home, 1).read_bytes())
+    end = 512 + 2 * frame_size(100)
+    data[end + 64 : end + 70] = b"behind"
+    segment(home, 1).write_bytes(data)
+    reader = log(home)
+    assert reader.bounds() == bounds(1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "tail", None)
+        assert reader.bounds() == bounds(1, 2)
+    data[end] = 7
+    segment(home, 1).write_bytes(data)
+    with pytest.raises(CorruptJournalError):
+        reader.bounds()
+
+
+@given(st.binary(min_size=1, max_size=2000), st.integers(0, 600).map(lambda n: n * 64), st.data())
+def test_what_is_left_of_bytes(before: bytes, offset: int, data: st.DataObject) -> None:
+    """Bytes with some of their sectors overwritten with zeros are what is left of them, and nothing else is."""
+    now = bytearray(before)
+    for start in range(-(offset % SECTOR), len(now), SECTOR):
+        if data.draw(st.booleans()):
+            now[max(0, start) : start + SECTOR] = bytes(len(now[max(0, start) : start + SECTOR]))
+    assert is_what_is_left(bytes(now), before, offset)
+    assert is_what_is_left(bytes(now[: data.draw(st.integers(1, len(now)))]), before, offset)
+    at = data.draw(st.integers(0, len(now) - 1))
+    now[at] = before[at] ^ 1 or 255
+    whole = bytes(now[at - (offset + at) % SECTOR : at - (offset + at) % SECTOR + SECTOR])
+    assert not whole.strip(b"\0") or not is_what_is_left(bytes(now), before, offset)
+    assert not is_what_is_left(before + b"x", before, offset)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, None])
+def test_without_fallocate(home: Path, monkeypatch: pytest.MonkeyPatch, number: int | None) -> None:
+    """Where space cannot be set aside, a segment is as long all the same."""
+
+    def refuses(*_: object) -> None:
+        raise OSError(number, "no")
+
+    if number is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refuses)
+    writer = Writer(log(home))
+    writer.append(100)
+    assert segment(home, 1).stat().st_size == SEGMENT_BYTES
+    writer.release()
+    monkeypatch.undo()
+    assert everything(log(home)) == writer.known

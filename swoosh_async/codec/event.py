@@ -105,11 +105,20 @@ class EventCodec(Generic[E]):
         Raises:
             InvalidStateError: It would not come back as it is.
         """
+        return self.twin(event)[0]
+
+    def twin(self, event: E) -> tuple[bytes, E]:
+        """The event's canonical bytes, and the event as it comes back from them, which nobody else has.
+
+        Raises:
+            InvalidStateError: It would not come back as it is.
+        """
         if self._regular:
             try:
                 encoded = self._encode(event)
-                if self._decode(encoded) == event:
-                    return encoded
+                back = self._decode(encoded)
+                if back == event:
+                    return encoded, back
             except Exception:  # noqa: BLE001, S110  a closer look tells what it is, and without its contents
                 pass
         try:
@@ -120,7 +129,7 @@ class EventCodec(Generic[E]):
         except InvalidStateError as error:
             path = error.path.replace("state", "event", 1) if error.path.startswith("state") else error.path
             raise InvalidStateError(path, error.reason, what="event") from None
-        return encoded
+        return encoded, self._decode(encoded)
 
     def batch(self, first: Timestamp, events: Sequence[bytes]) -> bytes:
         """The bytes of a batch of encoded events, the first of which has that timestamp."""

@@ -40,14 +40,17 @@ from swoosh_async import (
     OutcomeUnknownError,
     PoisonedError,
     Receipt,
+    RecoveryReport,
     SchemaVersionError,
     Snapshot,
     SnapshotBackend,
     SnapshotCodec,
     SnapshotNotFoundError,
+    SnapshotPolicy,
     SnapshotRef,
     SnapshotStore,
     StaleSnapshotError,
+    StateMachine,
     SwooshError,
     Task,
     TaskStatus,
@@ -263,6 +266,54 @@ async def journals(directory: Path, clock: HybridLogicalClock) -> None:
     assert_type(Entry.of(1, clock.now(), "x"), Entry[str])
     assert_type(Receipt.of(1, clock.take(3)), Receipt)
     clock.resume(Timestamp(1))
+
+
+def applied(book: Book, event: Opened | Closed) -> Book:
+    """What an event does to a book."""
+    return book if isinstance(event, Closed) else Book(book.cash + len(event.name))
+
+
+def applied_with_entry(book: Book, event: Opened | Closed, entry: Entry[Opened | Closed]) -> Book:
+    """The same, by its time."""
+    return Book(book.cash + entry.index + entry.hlc.logical) if event is entry.event else book
+
+
+async def machines(backend: Backend, clock: HybridLogicalClock) -> None:
+    """A machine, whose types follow from its function."""
+    policy = SnapshotPolicy(every_events=10, every_s=1.5, when=lambda _: False, on_close=False, keep=2)
+    assert_type(StateMachine(backend, applied_with_entry, Book(), Opened | Closed), StateMachine[Book, Opened | Closed])
+    machine = StateMachine(
+        backend,
+        applied,
+        Book(),
+        Opened | Closed,
+        state_type=Book,
+        policy=policy,
+        clock=clock,
+        lock_timeout_s=1.0,
+        epoch=2,
+        on_progress=lambda done, of: done / of,
+        on_snapshot_error=repr,
+        batch_events=10,
+        batch_bytes=1 << 20,
+        format="msgpack",
+        verify=False,
+    )
+    async with machine as entered:
+        assert_type(entered, StateMachine[Book, Opened | Closed])
+        report = assert_type(machine.recovery, RecoveryReport)
+        assert_type((report.snapshot, report.entries, report.torn_bytes), tuple[SnapshotRef | None, int, int])
+        assert_type(report.damaged, tuple[CorruptSnapshotError, ...])
+        assert_type((report.claim_s, report.load_s, report.replay_s), tuple[float, float, float])
+        assert_type(await machine.dispatch(Opened("a"), expected_index=0), Book)
+        assert_type(await machine.dispatch_many([Opened("a"), Closed()], expected_index=1), Book)
+        assert_type(await machine.transact(lambda book: [Closed()] if book.cash else []), Book)
+        assert_type((machine.state, machine.cursor), tuple[Book, Cursor])
+        assert_type(await machine.wait_for(lambda book: book.cash > 0), Book)
+        assert_type(await machine.snapshot(), SnapshotRef)
+        assert_type(machine.last_snapshot_error, Exception | None)
+        async for entry in machine.changes(after=1):
+            assert_type(entry.event, Opened | Closed)
 
 
 def journal_bytes(backend: Backend, codec: EventCodec[Opened]) -> object:

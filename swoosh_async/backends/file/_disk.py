@@ -95,9 +95,11 @@ class OsDisk:
 
     def allocate(self, fd: int, size: int) -> None:
         """Make an empty file as long as that, of zeros, and have the disk set room aside for it where it can."""
-        if hasattr(os, "posix_fallocate"):
+        try:
             os.posix_fallocate(fd, 0, size)
-        else:
+        except (AttributeError, OSError) as error:  # no such call, or (with musl) not on this file system
+            if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
             os.ftruncate(fd, size)
 
     def close(self, fd: int) -> None:

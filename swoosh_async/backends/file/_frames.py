@@ -30,6 +30,7 @@ __all__ = [
     "Seed",
     "frame_bytes",
     "frame_size",
+    "is_what_is_left",
     "is_whole",
     "is_zero",
     "read_frame",
@@ -170,6 +171,14 @@ def is_zero(data: bytes | memoryview) -> bool:
     """Whether all of it is zero."""
     n = len(data)
     return all(data[at : at + len(_ZEROS)] == _ZEROS[: n - at] for at in range(0, n, len(_ZEROS)))
+
+
+def is_what_is_left(now: bytes, before: bytes, offset: int) -> bool:
+    """Whether `now`, which stands at `offset`, is what stood there before, with some sectors overwritten with zeros."""
+    edges = [0, *range(SECTOR - offset % SECTOR, len(now), SECTOR), len(now)]
+    return len(before) >= len(now) and all(
+        now[start:end] == before[start:end] or is_zero(now[start:end]) for start, end in pairwise(edges)
+    )
 
 
 def zero_sectors(data: bytes, offset: int) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import ClosedError, LockedError, OutcomeUnknownError, PoisonedError, SnapshotNotFoundError, SwooshError
 from ..base import Batch, Bounds, Claim, Epoch, Index, JournalBackend
@@ -93,25 +93,22 @@ class Log(JournalBackend):
             lock = self._lock(segments, stack)
             writer = Writer(segments, lock, self._limits, epoch=epoch, renew=self._renew)
             stack.callback(writer.close)
-            self._writer, self._pid, self._poison, self._renew = writer, os.getpid(), None, False
+            self._writer, self._pid, self._poison = writer, os.getpid(), None
             self._stack = stack.pop_all()
         return writer.claim
 
     def append(self, batch: Batch) -> None:
         writer = self._turn()
-        try:
+        with self._spoiling():
             writer.append(batch)
-        except OutcomeUnknownError as error:
-            self._spoil(error)
-            raise
+        self._renew = False
 
     def truncate_before(self, index: Index) -> None:
+        if type(index) is not int:
+            raise ValueError("index must be an int")
         writer = self._turn()
-        try:
+        with self._spoiling():
             writer.truncate_before(index)
-        except OutcomeUnknownError as error:
-            self._spoil(error)
-            raise
 
     def release(self) -> None:
         if self._pid == os.getpid():
@@ -122,14 +119,24 @@ class Log(JournalBackend):
         if self._writer is None:
             raise ClosedError(self.where)
         if self._pid != os.getpid():
-            raise LockedError(self.where, pid=self._pid, host=socket.gethostname())
+            raise LockedError(self.where, pid=self._pid, host=socket.gethostname(), forked=True)
         if self._poison is not None:
             raise PoisonedError(self.where, reason=self._poison)
         return self._writer
 
-    def _spoil(self, error: OutcomeUnknownError) -> None:
-        self._poison = error.step
-        self._renew = True
+    @contextmanager
+    def _spoiling(self) -> Generator[None, None, None]:
+        """What is not known to have failed as a whole is not known at all."""
+        try:
+            yield
+        except OutcomeUnknownError as error:
+            self._poison, self._renew = error.step, True
+            raise
+        except SwooshError:
+            raise
+        except Exception as error:
+            self._poison, self._renew = type(error).__name__, True
+            raise OutcomeUnknownError("write journal", self.where, detail=self._poison) from error
 
     def _lock(self, segments: Segments, stack: ExitStack) -> FileLock:
         path = segments.here.path_of(LOCK)

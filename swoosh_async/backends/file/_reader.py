@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import count
 
 import msgspec
 
-from ...errors import CorruptJournalError
 from ..base import Batch, Bounds, Epoch, Index
 from ._disk import Disk, Step
-from ._frames import SEGMENT_HEADER_BYTES
-from ._scan import Tail, any_behind, frames_from, seek
+from ._frames import SEGMENT_HEADER_BYTES, is_zero
+from ._scan import NEAR_BYTES, any_behind, frames_from, seek
 from ._segments import Segment, Segments
 
 __all__ = ["Known", "Reader"]
@@ -66,6 +66,7 @@ class Reader:
         self._disk = disk
         self._durable = (b"", 0)
         self._tail = (b"", 0, 0)
+        self._torn = b""
         self._hints: dict[int, tuple[bytes, int]] = {}
 
     def bounds(self, segments: Segments) -> Bounds:
@@ -90,23 +91,14 @@ class Reader:
         if mark == seed.mark:
             for frame, _ in frames_from(read, seed, end, 0):
                 end, last = frame.end, frame.last
-        if mark != seed.mark or any_behind(read, end):
-            tail = self._judged(segment)
+        behind = read(end, NEAR_BYTES)
+        if mark != seed.mark or not (is_zero(behind) or behind == self._torn):
+            tail = segment.tail_beside_a_writer()
             end, last = tail.end, seed.base - 1 if tail.last is None else tail.last.last
+            self._torn = read(end, NEAR_BYTES) if tail.torn_bytes else b""
         self._make_durable(segment, end)
         self._tail = (seed.mark, end, last)
         return last
-
-    def _judged(self, segment: Segment) -> Tail:
-        look = 0
-        while True:
-            try:
-                return segment.tail()
-            except CorruptJournalError:  # or it is being written
-                look += 1
-                if look == _LOOKS:
-                    raise
-                time.sleep(_PAUSE_S)
 
     def read(self, segments: Segments, after: int, max_bytes: int, known: Known | None) -> Sequence[Batch]:
         """As `JournalBackend.read`.
@@ -144,8 +136,7 @@ class Reader:
         Raises:
             CorruptJournalError: There should be more than can be read.
         """
-        look = 0
-        while True:
+        for look in count(1):
             stretch = self._stretch(segment, target, following, max_bytes, known)
             if stretch.batches:
                 if known is None and following is None:
@@ -157,14 +148,15 @@ class Reader:
                 raise segment.corrupt("a batch is damaged or missing", offset=stretch.end, index=stretch.index)
             if not any_behind(segment.source.read, stretch.end):
                 return []
-            look += 1
-            if look == _LOOKS:
-                break
-            time.sleep(_PAUSE_S)  # or it is being written
-        last = segment.tail().last  # raises, unless a crash has left it unfinished
-        if last is not None and last.last >= stretch.index:
-            raise segment.corrupt("a batch is damaged or missing", offset=stretch.end, index=stretch.index)
-        return []
+            if look < _LOOKS:
+                time.sleep(_PAUSE_S)  # it may be being written
+                continue
+            last = segment.tail_beside_a_writer().last  # raises, unless a crash has left it unfinished
+            if last is None or last.last < stretch.index:
+                return []
+            if look > _LOOKS:
+                raise segment.corrupt("a batch is damaged or missing", offset=stretch.end, index=stretch.index)
+        raise AssertionError("it never ends by itself")
 
     def _stretch(
         self, segment: Segment, target: int, following: int | None, max_bytes: int, known: Known | None

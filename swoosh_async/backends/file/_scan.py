@@ -14,10 +14,13 @@ import msgspec
 
 from ._frames import ALIGN, MARK_BYTES, SEGMENT_HEADER_BYTES, Frame, Seed, is_whole, is_zero, read_frame, zero_sectors
 
-__all__ = ["Damage", "Read", "Tail", "any_behind", "find_tail", "frames_from", "seek"]
+__all__ = ["NEAR_BYTES", "Damage", "Read", "Tail", "any_behind", "find_tail", "frames_from", "seek"]
 
 Read = Callable[[int, int], bytes]
 """The bytes of a segment from an offset on, so many; fewer only at its end."""
+
+NEAR_BYTES = 1 << 16
+"""How far behind an end readers look whether something stands there."""
 
 _GRID = 1 << 16
 _STRIDE = 1 << 20
@@ -107,7 +110,7 @@ def seek(read: Read, seed: Seed, end: int, index: int) -> int:
 
 def any_behind(read: Read, offset: int) -> bool:
     """Whether there are bytes that are not zero near behind that offset."""
-    return not is_zero(read(offset, _GRID))
+    return not is_zero(read(offset, NEAR_BYTES))
 
 
 def frames_from(read: Read, seed: Seed, offset: int, want_bytes: int) -> Iterator[tuple[Frame, memoryview]]:

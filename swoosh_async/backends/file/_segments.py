@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
@@ -22,7 +23,15 @@ from ...errors import CorruptJournalError, FormatVersionError
 from ..base import Batch, Epoch, Index
 from ._directory import Directory
 from ._disk import FULL, Disk, Step, write_all
-from ._frames import SEGMENT_FORMAT, SEGMENT_HEADER_BYTES, Frame, Seed, read_segment_header, segment_header
+from ._frames import (
+    SEGMENT_FORMAT,
+    SEGMENT_HEADER_BYTES,
+    Frame,
+    Seed,
+    is_what_is_left,
+    read_segment_header,
+    segment_header,
+)
 from ._lock import FileLock
 from ._record import MAX_RECORD_BYTES, RECORD_FORMAT, Record, read_record, record_bytes
 from ._scan import Damage, Tail, find_tail
@@ -36,6 +45,9 @@ LOCK = f".{NAME}.lock"
 _SEGMENT = re.compile(rf"{NAME}\.([0-9]{{20}})")
 _TEMP = re.compile(rf"{NAME}-[0-9a-f]+\.tmp")
 _MODE = 0o600
+_LOOKS = 5
+_MOST_LOOKS = 200
+_PAUSE_S = 0.01
 _ZEROS = bytes(1 << 20)
 
 
@@ -72,6 +84,25 @@ class Segment:
             return find_tail(self.source.read, self.seed)
         except Damage as damage:
             raise self.corrupt(damage.reason, offset=damage.offset, index=damage.index) from None
+
+    def tail_beside_a_writer(self) -> Tail:
+        """How it ends, although a writer may be at work: what is being written looks like damage, but does not last.
+
+        Raises:
+            CorruptJournalError: It is not what was written.
+        """
+        found: CorruptJournalError | None = None
+        same = 0
+        for _ in range(_MOST_LOOKS):
+            try:
+                return self.tail()
+            except CorruptJournalError as error:
+                is_same = found is not None and (error.offset, error.index) == (found.offset, found.index)
+                found, same = error, same + 1 if is_same else 1
+                if same == _LOOKS:
+                    raise
+            time.sleep(_PAUSE_S)
+        return self.tail()
 
     def corrupt(self, reason: str, *, offset: int, index: int) -> CorruptJournalError:
         """The error that tells of damage in it."""
@@ -118,13 +149,13 @@ class Segments:
     Args:
         here: The directory.
         disk: The system calls that change it.
-        mode: The permissions of new files; None for 0600.
+        mode: The permissions of new files, which their owner can read and write in any case; None for 0600.
     """
 
     def __init__(self, here: Directory, disk: Disk, mode: int | None) -> None:
         self.here = here
         self._disk = disk
-        self._mode = mode
+        self._mode = _MODE if mode is None else mode | _MODE  # whoever owns them can write them again
 
     # ------------------------------------------------------------------ read
 
@@ -208,6 +239,16 @@ class Segments:
             finally:
                 segment.source.evict()
 
+    def settle_names(self, lock: FileLock) -> None:
+        """Make durable what stands in the directory.
+
+        Raises:
+            BackendError: It cannot be.
+        """
+        with Step("fsync journal directory", self.here.path):
+            self._disk.fsync(self.here.fd)
+            lock.probe()
+
     # ------------------------------------------------------------------ write
 
     def sweep(self) -> None:
@@ -237,8 +278,15 @@ class Segments:
         self._settle(lock, what)
 
     def put_record(self, record: Record, lock: FileLock) -> None:
-        """As `put`, of the record."""
-        self.put(NAME, record_bytes(record), lock, "journal record")
+        """As `put`, of the record.
+
+        Raises:
+            ValueError: It could not be read again.
+        """
+        data = record_bytes(record)
+        if read_record(data) != record:
+            raise ValueError("the journal's record would not come back as it is")
+        self.put(NAME, data, lock, "journal record")
 
     def prepare(self, size: int) -> Fresh:
         """A file of that size, of zeros and with no name of a segment yet.
@@ -312,7 +360,7 @@ class Segments:
         while (found := self.here.open_file(name, "open torn batch", read="read torn batch")) is not None:
             with found:
                 before = found.read(0, found.size_bytes)
-            if len(before) >= len(torn) and all(b in (0, a) for a, b in zip(before, torn, strict=False)):
+            if is_what_is_left(torn, before, tail.end):
                 return  # by a claim that was killed while it wrote zeros, or before
             number += 1
             name = f"{NAME}.torn-{segment.seed.base:020d}-{tail.end}-{number}"
@@ -358,9 +406,7 @@ class Segments:
             with Step("remove journal segment", self.here.path_of(_name(base))):
                 self._disk.unlink(_name(base), self.here.fd)
         if bases:
-            with Step("fsync journal directory", self.here.path):
-                self._disk.fsync(self.here.fd)
-                lock.probe()
+            self.settle_names(lock)
 
     def _create(self, step: str) -> Fresh:
         name = f"{NAME}-{secrets.token_hex(8)}.tmp"
@@ -368,9 +414,9 @@ class Segments:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with Step(step, path):
             fresh = Fresh(self._disk.open(name, flags, _MODE, self.here.fd), path, name)
-            if self._mode not in (None, _MODE):
+            if self._mode != _MODE:
                 try:
-                    self._disk.fchmod(fresh.fd, self._mode or _MODE)
+                    self._disk.fchmod(fresh.fd, self._mode)
                 except BaseException:
                     self.discard(fresh)
                     raise

@@ -8,7 +8,6 @@ no more, as long as their bytes are there.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -25,8 +24,6 @@ from ._segments import NAME, Segment, Segments
 
 __all__ = ["Located", "Record", "SegmentFacts", "Survey", "TornCopy"]
 
-_LOOKS = 5
-_PAUSE_S = 0.01
 _WINDOW_BYTES = 1 << 20
 _TORN = f"{NAME}.torn-"
 
@@ -297,12 +294,7 @@ def _end_behind(segment: Segment, walk: _Walk) -> int:
 
 def _tail(segment: Segment) -> Tail:
     """How the newest segment ends: what is being written looks like damage, so it is looked at again."""
-    for _ in range(_LOOKS - 1):
-        try:
-            return segment.tail()
-        except CorruptJournalError:
-            time.sleep(_PAUSE_S)
-    return segment.tail()
+    return segment.tail_beside_a_writer()
 
 
 def _last(segment: Segment, tail: Tail) -> int:

@@ -2,8 +2,9 @@
 
 A claim, in one call, under the lock:
 
-    fdatasync the newest segment, evict it from the cache → find its end → copy aside what a crash cut off, write zeros
-    over it, fdatasync → a new record, with a new epoch
+    fsync the directory, if the record does not know the newest segment → fdatasync that segment, evict it from the
+    cache → find its end → copy aside what a crash cut off, write zeros over it, fdatasync → a new record, with a new
+    epoch
 
 The copy comes before the zeros, and is left as it is when it is there already; so a claim that is killed on its way and
 made again ends with the same bytes. An append is one pwrite into space that is there already, and one fdatasync.
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 
 from ...errors import BackendError, ConflictError, CorruptJournalError, FencedError, LimitExceededError
 from ..base import Batch, Bounds, Claim, Epoch, Index
+from ._disk import FULL
 from ._frames import MARK_BYTES, SEGMENT_HEADER_BYTES, Seed, frame_bytes, frame_size
 from ._lock import FileLock
 from ._record import RECORD_FORMAT, Record
@@ -32,6 +34,7 @@ from ._segments import Active, Fresh, Segment, Segments
 __all__ = ["Limits", "Writer"]
 
 _FULL_ENOUGH = 0.75
+_EPOCHS_END = 1 << 63
 
 _log = logging.getLogger("swoosh_async")
 
@@ -81,6 +84,8 @@ class Writer:
             record, bases = segments.layout()
             if record is None:
                 record = Record(0, 1, RECORD_FORMAT, "", 0, 0, secrets.token_hex(16))
+            if max(bases, default=0) != record.newest:  # who named it may not have lived to make that durable
+                segments.settle_names(lock)
             self.claim = self._find(record, bases, epoch, renew=renew)
             self._bounds = self.claim.bounds
             self._record = replace(
@@ -171,7 +176,7 @@ class Writer:
         """Have the next segment ready before it is needed; where that fails now, it is tried again when it is."""
         try:
             self._prepared = self._segments.prepare(self._limits.segment_bytes)
-        except BackendError as error:
+        except Exception as error:  # noqa: BLE001  what was appended is durable, whatever comes here
             _log.warning("the journal's next segment is not prepared yet: %s", error)
 
     # ------------------------------------------------------------------ truncate
@@ -181,7 +186,14 @@ class Writer:
         index = min(index, Index(self._bounds.last + 1))
         if index <= self._bounds.first:
             return
-        self._put_record(replace(self._record, first=index))
+        try:
+            self._put_record(replace(self._record, first=index))
+        except BackendError as error:
+            if error.errno not in FULL or self._prepared is None:
+                raise
+            self._segments.discard(self._prepared)  # a full disk must not keep from making room
+            self._prepared = None
+            self._put_record(replace(self._record, first=index))
         self._bounds = Bounds(index, self._bounds.last)
         self._trim()
 
@@ -228,6 +240,8 @@ class Writer:
         return Claim(epoch, Bounds(Index(record.first), Index(last)), tail, end.torn_bytes)
 
     def _next(self, epoch: Epoch | None, latest: int) -> Epoch:
+        if epoch is not None and (type(epoch) is not int or epoch >= _EPOCHS_END):
+            raise ValueError(f"epoch must be an int below 2**{_EPOCHS_END.bit_length() - 1}")
         if epoch is not None and epoch <= latest:
             raise FencedError(self._segments.here.path, epoch=epoch, found=latest)
         return Epoch(latest + 1) if epoch is None else epoch
