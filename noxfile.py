@@ -24,10 +24,10 @@ def install(session: nox.Session, *what: str, group: str) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on each Python that is there; then show the coverage. Arguments go to pytest, and skip coverage."""
+    """Run the tests on each Python that is there, with coverage on the one at hand. Arguments go to pytest, without."""
     install(session, ".[cli,zstd]", group="test")
     # -P: the tests see the package as installed, not the checkout
-    if session.posargs:
+    if session.posargs or session.python != HERE:
         session.run("python", "-P", "-m", "pytest", *session.posargs)
     else:
         session.run("python", "-P", "-m", "coverage", "run", "-m", "pytest")
