@@ -119,9 +119,14 @@ def started(*args: str | Path, **options: Any) -> Iterator[subprocess.Popen[byte
     here = ["-P"] if sys.flags.safe_path else []
     line = [sys.executable, *here, "-m", "swoosh_async", *map(str, args)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        line, stdout=pipe, stderr=pipe, env={**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": ""}, **options
-    )
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": ""}
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # who runs us in the background may have it ignored
+    try:
+        process = subprocess.Popen(line, stdout=pipe, stderr=pipe, env=environment, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
     timer = threading.Timer(LONGEST_S, process.kill)
     timer.start()
     try:
