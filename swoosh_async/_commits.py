@@ -25,9 +25,13 @@ from .errors import (
     again,
 )
 
-__all__ = ["Append", "Commits", "Job", "Outcome"]
+__all__ = ["EAGER_EVENTS", "Append", "Commits", "Job", "Outcome"]
 
 E = TypeVar("E")
+
+
+EAGER_EVENTS = 256
+"""How many events of one call are encoded at the call, even if they are values and could be encoded later."""
 
 
 class Append:
@@ -168,19 +172,19 @@ class Commits(Generic[E]):
             return Receipt(index, origin)
         return list(map(Receipt, range(index, index + len(item.encoded)), repeat(origin)))
 
-    def _still(self, refusal: Exception, error: Exception) -> Exception:
+    def _still(self, refusal: BaseException, error: Exception) -> BaseException:
         """What to tell who was refused in a batch that failed then: what it had counted on has failed, too."""
         return again(error) if isinstance(refusal, ConflictError) else refusal
 
-    def _gather(self, appends: Sequence[Append], last: int) -> tuple[list[bytes], dict[Append, Exception]]:
+    def _gather(self, appends: Sequence[Append], last: int) -> tuple[list[bytes], dict[Append, BaseException]]:
         """The events of these behind `last`, encoded, and which of these are refused, and why."""
         events: list[bytes] = []
-        refused: dict[Append, Exception] = {}
+        refused: dict[Append, BaseException] = {}
         for item in appends:
             try:
                 if item.events is not None:
                     item.encoded, item.events = self._encoded(item.events), None
-            except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
+            except BaseException as error:  # noqa: BLE001  an enc_hook may raise anything, and it is nobody else's
                 refused[item] = error.with_traceback(None)  # it would hold this frame, and the events of all others
                 continue
             if item.expected in (None, last + len(events)):

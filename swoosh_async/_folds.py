@@ -54,8 +54,9 @@ class Dispatch(Append):
     """Events on their way into the state.
 
     Args:
-        events: The events, each with its bytes, as it comes back from them.
+        pairs: The events, as far as they are encoded: each one's bytes, and the event as it comes back from them.
         expected: The last index that the caller expects before them; None where any will do.
+        events: What is to be encoded still; None where nothing is.
         decide: What gives the events in their place, by the state that they meet.
     """
 
@@ -63,13 +64,14 @@ class Dispatch(Append):
 
     def __init__(
         self,
-        events: Sequence[tuple[bytes, Any]] = (),
+        pairs: Sequence[tuple[bytes, Any]] = (),
         expected: int | None = None,
         *,
+        events: Sequence[Any] | None = None,
         decide: Callable[[Any], Iterable[Any]] | None = None,
     ) -> None:
-        super().__init__([encoded for encoded, _ in events], expected)
-        self.twins = [twin for _, twin in events]
+        super().__init__([encoded for encoded, _ in pairs], expected, events=events)
+        self.twins = [twin for _, twin in pairs]
         self.decide = decide
         self.after: Any = None
         """The state after them."""
@@ -138,9 +140,9 @@ class Folds(Commits[E], Generic[S, E]):
 
     # ------------------------------------------------------------------ in a commit
 
-    def _gather(self, appends: Sequence[Append], last: int) -> tuple[list[bytes], dict[Append, Exception]]:
+    def _gather(self, appends: Sequence[Append], last: int) -> tuple[list[bytes], dict[Append, BaseException]]:
         events: list[bytes] = []
-        refused: dict[Append, Exception] = {}
+        refused: dict[Append, BaseException] = {}
         state = self.now.state
         self._reserved = self._clock.take(_RESERVED) if self._takes_entry else None
         for item in appends:
@@ -150,11 +152,11 @@ class Folds(Commits[E], Generic[S, E]):
                 self.check()  # nothing is decided on a state that may not be the last
                 if item.expected is not None and item.expected != index:
                     raise ConflictError(expected=item.expected, found=index)
-                if item.decide is not None:
-                    pairs = self._twins(item.decide(state))
+                if item.decide is not None or item.events is not None:
+                    pairs = self._twins(item.decide(state) if item.decide is not None else item.events or ())
                     item.encoded, item.twins = [encoded for encoded, _ in pairs], [twin for _, twin in pairs]
                 item.after = self._after(state, item.twins, index, last + 1)
-            except Exception as error:  # noqa: BLE001  the user's functions may raise anything
+            except BaseException as error:  # noqa: BLE001  the user's functions may raise anything, for their caller
                 below = error.__traceback__ and error.__traceback__.tb_next  # this frame holds the events of all others
                 refused[item] = error.with_traceback(below)
             else:
@@ -193,7 +195,7 @@ class Folds(Commits[E], Generic[S, E]):
         assert isinstance(item, Dispatch)  # noqa: S101
         return item.after
 
-    def _still(self, refusal: Exception, error: Exception) -> Exception:
+    def _still(self, refusal: BaseException, error: Exception) -> BaseException:
         return refusal if isinstance(refusal, InvalidStateError) else again(error)
 
 

@@ -21,7 +21,7 @@ import anyio
 from anyio import CancelScope, CapacityLimiter, Event, get_cancelled_exc_class, to_thread
 from anyio.lowlevel import RunVar, current_token
 
-__all__ = ["Hop", "Loop", "readers", "running", "surely", "until"]
+__all__ = ["Hop", "Loop", "failed", "readers", "running", "surely", "until"]
 
 R = TypeVar("R")
 
@@ -170,6 +170,11 @@ class Hop(Generic[R]):
                 return
             self._event = (Loop(), event)
         await until(event)
+
+
+async def failed(error: Exception) -> Any:
+    """What a call gives that is wrong already: raised where it is awaited, as any other error of it."""
+    raise error
 
 
 async def surely(call: Callable[[], Awaitable[object]], done: Callable[[], bool]) -> None:

@@ -20,12 +20,12 @@ import anyio
 from anyio import Event
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ._commits import Append, Commits, Job
+from ._commits import EAGER_EVENTS, Append, Commits, Job
 from ._entries import Entry, Receipt
-from ._hop import Hop, Loop, readers, surely
+from ._hop import Hop, Loop, failed, readers, surely
 from ._lane import Lane
 from ._pages import Pages
-from .backends.base import Batch, Bounds, Claim, Epoch, Index, JournalBackend
+from .backends.base import EPOCHS_END, Batch, Bounds, Claim, Epoch, Index, JournalBackend
 from .clock import HybridLogicalClock
 from .codec import DecodeHook, EventCodec, Hook
 from .errors import ClosedError, LockedError, TruncatedError
@@ -43,10 +43,8 @@ BATCH_BYTES = 1 << 20
 
 _FIRST_WAIT_S = 0.002
 _LONGEST_WAIT_S = 0.1
-_EAGER_EVENTS = 256
 _POLL_S = 0.1
 _TURN_S = 0.001
-_EPOCHS_END = 1 << 63
 
 
 class Journal(Generic[E]):
@@ -119,8 +117,8 @@ class Journal(Generic[E]):
     ) -> None:
         if min(batch_events, batch_bytes) < 1:
             raise ValueError("batch_events and batch_bytes must be >= 1")
-        if epoch is not None and (type(epoch) is not int or epoch >= _EPOCHS_END):
-            raise ValueError(f"epoch must be an int below 2**{_EPOCHS_END.bit_length() - 1}")
+        if epoch is not None and (type(epoch) is not int or epoch >= EPOCHS_END):
+            raise ValueError(f"epoch must be an int below 2**{EPOCHS_END.bit_length() - 1}")
         self._backend = backend
         self._codec: EventCodec[E] = EventCodec(event_type, enc_hook=enc_hook, dec_hook=dec_hook)
         self._clock = clock if clock is not None else HybridLogicalClock()
@@ -288,7 +286,7 @@ class Journal(Generic[E]):
             self._check_writable()
             item = Append((self._codec.encode(event),), expected_index, single=True)
         except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
-            return _raise(error)
+            return failed(error)
         return self._lane.submit(item)
 
     def append_many(
@@ -304,12 +302,12 @@ class Journal(Generic[E]):
         given = tuple(events)
         try:
             self._check_writable()
-            if self._codec.shared and len(given) > _EAGER_EVENTS:
+            if self._codec.shared and len(given) > EAGER_EVENTS:
                 item = Append((), expected_index, events=given)
             else:
                 item = Append([self._codec.encode(event) for event in given], expected_index)
         except Exception as error:  # noqa: BLE001
-            return _raise(error)
+            return failed(error)
         return self._lane.submit(item)
 
     async def truncate_before(self, index: int) -> None:
@@ -506,8 +504,3 @@ class _Turn:
 
 def _is_index(value: object) -> bool:
     return type(value) is int and value >= 0
-
-
-async def _raise(error: Exception) -> Any:
-    """What is wrong at the call is raised where the call is awaited, as with any other error of it."""
-    raise error

@@ -19,7 +19,7 @@ import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._breather import Breather
-from ._hop import Hop, readers
+from ._hop import Hop, failed, readers
 from ._lane import Lane
 from .backends.base import SnapshotBackend, Source, Stored
 from .backends.file import LOCK_TIMEOUT_S, MAX_FILE_BYTES, Generations
@@ -208,7 +208,7 @@ class SnapshotStore(Generic[S]):
         try:
             encoded = self._codec.encode(snapshot, breathe=Breather())
         except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
-            return _raise(error)
+            return failed(error)
         if encoded.eager and time.monotonic() - begun > SLOW_ISOLATION_S:
             self._warn_slow(time.monotonic() - begun)
         return self._save(encoded, begun, allow_rollback=allow_rollback)
@@ -574,8 +574,3 @@ def _at_least_one(keep: int) -> int:
     if type(keep) is not int or keep < 1:
         raise ValueError("keep must be an int >= 1")
     return keep
-
-
-async def _raise(error: Exception) -> Any:
-    """What is wrong at the call is raised where the call is awaited, as with any other error of it."""
-    raise error

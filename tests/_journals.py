@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -9,12 +10,14 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from anyio import CancelScope
+
 from swoosh_async import Entry, FileBackend, Journal, JournalBackend, LimitExceededError, MemoryBackend
 from swoosh_async.backends.base import Batch, Bounds, Claim, Epoch, Index
 
 from ._faults import BOUND_S, bounded
 
-__all__ = ["InFiles", "InMemory", "Place", "Watched", "opened", "read", "texts"]
+__all__ = ["Asked", "InFiles", "InMemory", "Place", "Watched", "opened", "read", "texts"]
 
 SEGMENT_BYTES = 1 << 13
 """So short that a journal of some dozen batches has several segments."""
@@ -181,3 +184,35 @@ async def read(journal: Journal[Any], after: int = 0, until: int | None = None) 
 async def texts(journal: Journal[Any], after: int = 0, until: int | None = None) -> list[Any]:
     """The events that there are."""
     return [entry.event for entry in await read(journal, after, until)]
+
+
+class Asked:
+    """A caller of a journal or a machine, who may be cancelled.
+
+    Attributes:
+        number: Which it is.
+        events: What it appends.
+        end: How it ended; "" as long as it has not.
+        asked: Whether it was cancelled.
+    """
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.events = [f"{number}.{part}" for part in range(size)]
+        self.scope = CancelScope()
+        self.task: asyncio.Task[Any] | None = None
+        self.end = ""
+        self.asked = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has, or never began."""
+        return bool(self.end) or (self.task is not None and self.task.done())
+
+    def cancel(self, *, natively: bool) -> None:
+        """Cancel it in that way."""
+        self.asked = True
+        if natively and self.task is not None:
+            self.task.cancel()
+        else:
+            self.scope.cancel()

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from swoosh_async import FileSnapshotStore, HybridLogicalClock, Snapshot, Timestamp, _pages
 from swoosh_async.backends.base import Batch, Index
-from swoosh_async.backends.file import FileBackend, _segments
+from swoosh_async.backends.file import FileBackend, _segment
 from swoosh_async.backends.file._frames import Seed, frame_bytes, read_segment_header
 from swoosh_async.backends.file._survey import Survey
 from swoosh_async.cli import _journal, _terminal
@@ -573,7 +573,7 @@ def test_verify_looks_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     filled(tmp_path, [1], [2])
     changed(segment_of(tmp_path), 640 + 70)
     again = SimpleNamespace(sleep=lambda _: changed(segment_of(tmp_path), 640 + 70))
-    monkeypatch.setattr(_segments, "time", again)
+    monkeypatch.setattr(_segment, "time", again)
     assert [verdict.detail for _, verdict in verdicts(str(tmp_path))][1:] == ["entries 1 to 2 in 2 batches"]
 
 

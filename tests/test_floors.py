@@ -22,9 +22,15 @@ FLOORS = [
     ["__init__", "cli"],
 ]
 FACE = "__init__"
-ANNEXES = {"_breather": "_lane", "_hop": "_lane", "backends/__init__": "backends/base", "__main__": "cli"}
+ANNEXES = {
+    "_breather": "_lane",
+    "_hop": "_lane",
+    "_turns": "_lane",
+    "backends/__init__": "backends/base",
+    "__main__": "cli",
+}
 ANNEXES |= dict.fromkeys(["_commits", "_entries", "_pages"], "journal")
-ANNEXES |= dict.fromkeys(["_folds", "_policy"], "machine")
+ANNEXES |= dict.fromkeys(["_folded", "_folds", "_keeper", "_policy"], "machine")
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 WING_OF = dict.fromkeys(["backends/base", "backends/memory", "backends/file"], "bytes")
 WING_OF |= dict.fromkeys(["clock", "models", "codec"], "types")

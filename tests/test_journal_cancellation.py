@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 from swoosh_async import Journal, Receipt
 
 from ._faults import BOUND_S, LOOPS, NATIVE, Backend, bounded, happens, loop_factory, poster, run, turns, until
-from ._journals import InFiles, InMemory, Place, Watched, opened, read, texts
+from ._journals import Asked, InFiles, InMemory, Place, Watched, opened, read, texts
 from .test_cancellation import NATIVELY, WAYS, Hold, cases
 
 pytest.importorskip("fcntl", reason="a file backend needs flock")
@@ -277,17 +277,12 @@ async def test_closing_cancelled_at_each_turn(after: int, tmp_path: Path) -> Non
 # ---------------------------------------------------------------------- some of many
 
 
-class Caller:
+class Caller(Asked):
     """One that appends, and may be cancelled."""
 
     def __init__(self, number: int, size: int) -> None:
-        self.number = number
-        self.events = [f"{number}.{part}" for part in range(size)]
-        self.scope = CancelScope()
-        self.task: asyncio.Task[Any] | None = None
+        super().__init__(number, size)
         self.receipts: list[Receipt] = []
-        self.end = ""
-        self.asked = False
 
     async def __call__(self, journal: Journal[str]) -> None:
         """Append, and say what became of it."""
@@ -300,19 +295,6 @@ class Caller:
                 self.end = "receipt"
         finally:
             self.end = self.end or "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has, or never began."""
-        return bool(self.end) or (self.task is not None and self.task.done())
-
-    def cancel(self, *, natively: bool) -> None:
-        """Cancel it in that way."""
-        self.asked = True
-        if natively and self.task is not None:
-            self.task.cancel()
-        else:
-            self.scope.cancel()
 
 
 async def wrongs(journal: Journal[str], callers: list[Caller]) -> list[str]:

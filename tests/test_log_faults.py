@@ -21,7 +21,8 @@ from swoosh_async.backends.base import Batch, Claim, Epoch, Index, JournalBacken
 from swoosh_async.backends.file import FileBackend, OsDisk, _scan
 from swoosh_async.backends.file._frames import SECTOR, frame_size, is_what_is_left
 from swoosh_async.backends.file._record import Record, read_record, record_bytes
-from swoosh_async.backends.file._segments import Segment, Segments
+from swoosh_async.backends.file._segment import Segment
+from swoosh_async.backends.file._segments import Segments
 from swoosh_async.errors import BackendError, CorruptJournalError, FencedError, OutcomeUnknownError, PoisonedError
 
 from . import test_full_disk as full

@@ -35,8 +35,9 @@ from swoosh_async import (
     SnapshotStore,
     Timestamp,
 )
+from swoosh_async import _keeper as keeper_module
 from swoosh_async import _pages as pages_module
-from swoosh_async import machine as machine_module
+from swoosh_async._turns import Turns
 from swoosh_async.backends.base import Backend as Home
 from swoosh_async.backends.base import Blob, Source, Stored
 from swoosh_async.machine import SnapshotPolicy, StateMachine
@@ -312,6 +313,31 @@ async def test_refused_alone(watched: Both, place: Place) -> None:
         assert all(isinstance(end, ValueError) for end in ends)
         assert watched.counts == [1, 6, 1]
         assert list(await machine.dispatch("last")) == [*good, "first", "last"]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_an_exit_is_its_callers_alone(watched: Both, kind: type[BaseException]) -> None:
+    """Even an exception that is meant to end a program refuses one event only, and holds up nobody's, nor the close."""
+
+    def exits(state: State, event: str) -> State:
+        if event == "exit":
+            raise kind
+        return (*state, event)
+
+    async def exiting() -> str:
+        try:
+            await machine.dispatch("exit")
+        except kind:
+            return kind.__name__
+        return "no"
+
+    async with entered(watched, exits) as machine:
+        calls = [partial(machine.dispatch, "a"), exiting, partial(machine.dispatch, "b")]
+        ends = await lines_up(machine, watched, calls)
+        assert kind.__name__ in ends
+        assert [end[-1] for end in ends if isinstance(end, tuple)] == ["a", "b"]
+    async with entered(watched, exits) as machine:
+        assert machine.state[-2:] == ("a", "b")
 
 
 async def test_applied_once(place: Place) -> None:
@@ -867,7 +893,7 @@ async def test_every_events(watched: Both, place: Place) -> None:
                 assert len(watched.puts) == index // 5
             else:
                 await until(lambda: len(watched.puts) == index // 5 and not watched.working)  # noqa: B023
-                await until(lambda: not machine._taking.taken)
+                await until(lambda: not machine._keeper.turns.taken)
     assert watched.puts == [5, 10, 15, 20]
     assert await stored(place) == [20, 15, 10]
 
@@ -881,7 +907,7 @@ async def test_no_more_than_are_due(watched: Both) -> None:
         for _ in range(9):
             await machine.dispatch("b")
         hold.let_go()
-        await until(lambda: watched.puts and not machine._taking.taken)
+        await until(lambda: watched.puts and not machine._keeper.turns.taken)
         await turns(30)
         assert watched.puts == [10]
         await machine.dispatch("c")
@@ -943,7 +969,7 @@ async def test_when(watched: Both) -> None:
             await machine.dispatch("a")
         await turns()
         assert watched.puts == []
-        late = machine._loop = Late()  # type: ignore[assignment]
+        late = machine._keeper._loop = Late()  # type: ignore[assignment]
         await machine.dispatch("b")
         await machine.dispatch("c")
         assert watched.puts == []
@@ -1084,7 +1110,7 @@ def test_several_loops(place: Place) -> None:
 
 async def test_turns() -> None:
     """Whoever is cancelled while it waits for its turn, or when it has just come, is in nobody's way."""
-    line = machine_module._Turns()
+    line = Turns()
     entries: list[int] = []
 
     async def enters(number: int, scope: CancelScope) -> None:
@@ -1116,7 +1142,7 @@ async def test_a_snapshot_that_fails(
     watched: Both, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told and tried again while dispatching goes on; when one succeeds, all is well."""
-    monkeypatch.setattr(machine_module, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(keeper_module, "_FIRST_RETRY_S", 0.01)
     told: list[Exception] = []
     errors = [BackendError("put", "somewhere"), BackendError("put", "somewhere else")]
     watched.failing_puts = [("before", error) for error in errors]
@@ -1127,7 +1153,7 @@ async def test_a_snapshot_that_fails(
         assert machine.last_snapshot_error is not None
         await machine.dispatch("c")
         await until(lambda: watched.puts)
-        await until(lambda: not machine._taking.taken)
+        await until(lambda: not machine._keeper.turns.taken)
         assert machine.last_snapshot_error is None
     assert told == errors
     assert watched.puts == [3]
@@ -1149,7 +1175,7 @@ async def test_back_off(watched: Both, monkeypatch: pytest.MonkeyPatch) -> None:
         await machine.dispatch("a")
         await until(lambda: watched.puts == [1])
         assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-        await until(lambda: not machine._taking.taken)
+        await until(lambda: not machine._keeper.turns.taken)
         watched.failing_puts = [("before", error)]
         await machine.dispatch("b")
         await until(lambda: watched.puts == [1, 2])
@@ -1160,7 +1186,7 @@ async def test_a_callback_that_fails(
     watched: Both, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the callback raises is logged, and harms neither the machine nor whoever is in its block."""
-    monkeypatch.setattr(machine_module, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(keeper_module, "_FIRST_RETRY_S", 0.01)
 
     def callback(_: Exception) -> None:
         raise KeyError("mine")
@@ -1178,7 +1204,7 @@ async def test_a_callback_that_fails(
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_snapshot_with_an_unknown_outcome(when: str, watched: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not stop those after it, whoever took it."""
-    monkeypatch.setattr(machine_module, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(keeper_module, "_FIRST_RETRY_S", 0.01)
     unknown = when, OutcomeUnknownError("put", "somewhere")
     async with entered(watched, policy=SnapshotPolicy(every_events=2, on_close=False)) as machine:
         await machine.dispatch("a")
@@ -1189,7 +1215,7 @@ async def test_a_snapshot_with_an_unknown_outcome(when: str, watched: Both, monk
         watched.failing_puts = [unknown]
         await machine.dispatch_many(["b", "c"])
         await until(lambda: watched.puts[-1] == 3 and not watched.failing_puts)
-        await until(lambda: machine.last_snapshot_error is None and not machine._taking.taken)
+        await until(lambda: machine.last_snapshot_error is None and not machine._keeper.turns.taken)
         assert (await machine.snapshot()).index == 3
         assert await machine.dispatch("d") == ("a", "b", "c", "d")
 
@@ -1214,7 +1240,7 @@ async def test_a_state_that_cannot_be_saved(place: Place) -> None:
 
 async def test_trimming_that_fails(watched: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the journal cannot be trimmed it is tried again, and no further snapshot is stored for it."""
-    monkeypatch.setattr(machine_module, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(keeper_module, "_FIRST_RETRY_S", 0.01)
     left = 2
 
     def hook(step: str) -> None:

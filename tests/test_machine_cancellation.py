@@ -11,12 +11,12 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import CancelScope, to_thread
+from anyio import to_thread
 
 from swoosh_async.machine import SnapshotPolicy, StateMachine
 
 from ._faults import BOUND_S, LOOPS, Backend, happens, poster, run, turns, until
-from ._journals import InFiles
+from ._journals import Asked, InFiles
 from .test_cancellation import NATIVELY, WAYS, cases
 from .test_journal_cancellation import KINDS, held, place_of
 from .test_machine import QUIET, Both, State, entered, written
@@ -56,17 +56,12 @@ def test_cancelled_at(step: str, call: str, backend: Backend, way: str, tmp_path
     assert watched.trouble == []
 
 
-class Caller:
+class Caller(Asked):
     """One that dispatches, in one way or another, and may be cancelled."""
 
     def __init__(self, number: int) -> None:
-        self.number = number
-        self.events = [f"{number}.{part}" for part in range(1 + number % 3)]
-        self.scope = CancelScope()
-        self.task: asyncio.Task[Any] | None = None
+        super().__init__(number, 1 + number % 3)
         self.after: State | None = None
-        self.end = ""
-        self.asked = False
 
     async def __call__(self, machine: StateMachine[State, str]) -> None:
         """Dispatch, and say what became of it."""
@@ -81,19 +76,6 @@ class Caller:
                 self.end = "state"
         finally:
             self.end = self.end or "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has, or never began."""
-        return bool(self.end) or (self.task is not None and self.task.done())
-
-    def cancel(self, *, natively: bool) -> None:
-        """Cancel it in that way."""
-        self.asked = True
-        if natively and self.task is not None:
-            self.task.cancel()
-        else:
-            self.scope.cancel()
 
 
 def wrongs(state: State, callers: list[Caller]) -> Iterator[str]:

@@ -293,7 +293,7 @@ class AMachineInFiles(AMachine):
 
     async def still(self) -> None:
         """Wait until no snapshot is being taken, for a copy of files that change is none."""
-        async with self.machine._taking:
+        async with self.machine._keeper.turns:
             return
 
 

@@ -14,6 +14,7 @@ from typing import NewType, Protocol, Self
 import msgspec
 
 __all__ = [
+    "EPOCHS_END",
     "Backend",
     "Batch",
     "Blob",
@@ -35,7 +36,9 @@ Index = NewType("Index", int)
 """The place of an entry in a journal: 1 for the first, 0 for before the first."""
 
 Epoch = NewType("Epoch", int)
-"""Which claim of a journal this is: 1 for the first, 0 for before the first."""
+"""Which claim of a journal this is: 1 for the first, 0 for before the first; below `EPOCHS_END`."""
+
+EPOCHS_END = 1 << 63
 
 
 class Source(ABC):

@@ -11,8 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ..backends.base import Bounds, Index
-from ..backends.file import FileBackend, Generations
-from ..backends.file._survey import Record, SegmentFacts, Survey, TornCopy
+from ..backends.file import FileBackend, Generations, Record, SegmentFacts, Survey, TornCopy
 from ..codec import EventCodec, EventsDamagedError
 from ..errors import CorruptJournalError
 from ._inspect import wall_time

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..backends.file._survey import Located, Survey
+from ..backends.file import Located, Survey
 from ..codec import EventCodec, EventsDamagedError, SnapshotCodec
 from ..errors import CorruptJournalError, CorruptSnapshotError, SwooshError
 from ._backend import holdings, surveyed

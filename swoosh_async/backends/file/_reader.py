@@ -18,7 +18,8 @@ from ..base import Batch, Bounds, Epoch, Index
 from ._disk import Disk, Step
 from ._frames import SEGMENT_HEADER_BYTES, is_zero
 from ._scan import NEAR_BYTES, any_behind, frames_from, seek
-from ._segments import Segment, Segments
+from ._segment import Segment
+from ._segments import Segments
 
 __all__ = ["Known", "Reader"]
 

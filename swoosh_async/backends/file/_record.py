@@ -46,8 +46,7 @@ class _Sealed(msgspec.Struct):
 
 def record_bytes(record: Record) -> bytes:
     """The record with its checksum, as it is stored."""
-    inner = msgspec.json.encode(record)
-    return msgspec.json.encode(_Sealed(_checksum(inner), msgspec.Raw(inner))) + b"\n"
+    return _sealed(msgspec.json.encode(record))
 
 
 def read_record(data: bytes) -> Record | int | None:
@@ -55,7 +54,7 @@ def read_record(data: bytes) -> Record | int | None:
     try:
         sealed = msgspec.json.decode(data, type=_Sealed)
         inner = bytes(sealed.record)
-        if sealed.checksum != _checksum(inner) or data != record_bytes_of(sealed.checksum, inner):
+        if data != _sealed(inner):
             return None
         version = msgspec.json.decode(inner, type=dict[str, object]).get("format")
         if version != RECORD_FORMAT:
@@ -66,10 +65,7 @@ def read_record(data: bytes) -> Record | int | None:
         return None
 
 
-def record_bytes_of(checksum: str, inner: bytes) -> bytes:
-    """The bytes of a record that is encoded already."""
+def _sealed(inner: bytes) -> bytes:
+    """An encoded record with its checksum."""
+    checksum = f"sha256:{hashlib.sha256(inner).hexdigest()}"
     return msgspec.json.encode(_Sealed(checksum, msgspec.Raw(inner))) + b"\n"
-
-
-def _checksum(inner: bytes) -> str:
-    return f"sha256:{hashlib.sha256(inner).hexdigest()}"

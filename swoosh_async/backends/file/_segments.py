@@ -12,21 +12,17 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Self
 
 import msgspec
 
 from ...errors import CorruptJournalError, FormatVersionError
-from ..base import Batch, Epoch, Index
 from ._directory import Directory
 from ._disk import FULL, Disk, Step, write_all
 from ._frames import (
     SEGMENT_FORMAT,
     SEGMENT_HEADER_BYTES,
-    Frame,
     Seed,
     is_what_is_left,
     read_segment_header,
@@ -34,10 +30,10 @@ from ._frames import (
 )
 from ._lock import FileLock
 from ._record import MAX_RECORD_BYTES, RECORD_FORMAT, Record, read_record, record_bytes
-from ._scan import Damage, Tail, find_tail
-from ._source import FileSource
+from ._scan import Tail
+from ._segment import Segment
 
-__all__ = ["LOCK", "NAME", "Active", "Fresh", "Segment", "Segments"]
+__all__ = ["LOCK", "NAME", "Active", "Fresh", "Segments"]
 
 NAME = "journal"
 LOCK = f".{NAME}.lock"
@@ -45,68 +41,7 @@ LOCK = f".{NAME}.lock"
 _SEGMENT = re.compile(rf"{NAME}\.([0-9]{{20}})")
 _TEMP = re.compile(rf"{NAME}-[0-9a-f]+\.tmp")
 _MODE = 0o600
-_LOOKS = 5
-_MOST_LOOKS = 200
-_PAUSE_S = 0.01
 _ZEROS = bytes(1 << 20)
-
-
-class Segment:
-    """A segment, open for reading; a context manager that closes it.
-
-    Args:
-        source: Its file.
-        seed: What its header says.
-    """
-
-    def __init__(self, source: FileSource, seed: Seed) -> None:
-        self.source = source
-        self.seed = seed
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.source.close()
-
-    def batch(self, frame: Frame) -> Batch:
-        """The batch that a frame holds, which is whole."""
-        data = self.source.read(frame.payload_at, frame.length)
-        return Batch(Index(frame.first), frame.count, Epoch(frame.epoch), data)
-
-    def tail(self) -> Tail:
-        """How it ends.
-
-        Raises:
-            CorruptJournalError: It is not what was written.
-        """
-        try:
-            return find_tail(self.source.read, self.seed)
-        except Damage as damage:
-            raise self.corrupt(damage.reason, offset=damage.offset, index=damage.index) from None
-
-    def tail_beside_a_writer(self) -> Tail:
-        """How it ends, although a writer may be at work: what is being written looks like damage, but does not last.
-
-        Raises:
-            CorruptJournalError: It is not what was written.
-        """
-        found: CorruptJournalError | None = None
-        same = 0
-        for _ in range(_MOST_LOOKS):
-            try:
-                return self.tail()
-            except CorruptJournalError as error:
-                is_same = found is not None and (error.offset, error.index) == (found.offset, found.index)
-                found, same = error, same + 1 if is_same else 1
-                if same == _LOOKS:
-                    raise
-            time.sleep(_PAUSE_S)
-        return self.tail()
-
-    def corrupt(self, reason: str, *, offset: int, index: int) -> CorruptJournalError:
-        """The error that tells of damage in it."""
-        return CorruptJournalError(self.source.path, reason, offset=offset, index=index)
 
 
 class Fresh(msgspec.Struct, frozen=True):

@@ -20,7 +20,8 @@ from ._disk import Disk, OsDisk
 from ._frames import SEGMENT_HEADER_BYTES, Frame
 from ._record import Record
 from ._scan import Tail, frames_from
-from ._segments import NAME, Segment, Segments
+from ._segment import Segment
+from ._segments import NAME, Segments
 
 __all__ = ["Located", "Record", "SegmentFacts", "Survey", "TornCopy"]
 

@@ -23,18 +23,18 @@ from itertools import pairwise
 from msgspec.structs import replace
 
 from ...errors import BackendError, ConflictError, CorruptJournalError, FencedError, LimitExceededError
-from ..base import Batch, Bounds, Claim, Epoch, Index
+from ..base import EPOCHS_END, Batch, Bounds, Claim, Epoch, Index
 from ._disk import FULL
 from ._frames import MARK_BYTES, SEGMENT_HEADER_BYTES, Seed, frame_bytes, frame_size
 from ._lock import FileLock
 from ._record import RECORD_FORMAT, Record
 from ._scan import Tail
-from ._segments import Active, Fresh, Segment, Segments
+from ._segment import Segment
+from ._segments import Active, Fresh, Segments
 
 __all__ = ["Limits", "Writer"]
 
 _FULL_ENOUGH = 0.75
-_EPOCHS_END = 1 << 63
 
 _log = logging.getLogger("swoosh_async")
 
@@ -240,8 +240,8 @@ class Writer:
         return Claim(epoch, Bounds(Index(record.first), Index(last)), tail, end.torn_bytes)
 
     def _next(self, epoch: Epoch | None, latest: int) -> Epoch:
-        if epoch is not None and (type(epoch) is not int or epoch >= _EPOCHS_END):
-            raise ValueError(f"epoch must be an int below 2**{_EPOCHS_END.bit_length() - 1}")
+        if epoch is not None and (type(epoch) is not int or epoch >= EPOCHS_END):
+            raise ValueError(f"epoch must be an int below 2**{EPOCHS_END.bit_length() - 1}")
         if epoch is not None and epoch <= latest:
             raise FencedError(self._segments.here.path, epoch=epoch, found=latest)
         return Epoch(latest + 1) if epoch is None else epoch
