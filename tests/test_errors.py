@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import inspect
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -70,6 +71,16 @@ EXAMPLES: list[tuple[SwooshError, dict[str, object], str]] = [
         LockedError("/s.lock", pid=7, host="here", waited_s=1.5),
         {"where": "/s.lock", "pid": 7, "host": "here", "waited_s": 1.5},
         "stop that process, or wait longer with lock_timeout_s",
+    ),
+    (
+        LockedError("/s.lock", pid=os.getpid(), host="here", waited_s=1.5),
+        {"where": "/s.lock", "pid": os.getpid(), "host": "here", "waited_s": 1.5},
+        "that is this one: close what holds it here, or wait longer with lock_timeout_s",
+    ),
+    (
+        LockedError("/s", pid=7, host="here", forked=True),
+        {"where": "/s", "pid": 7, "host": "here", "waited_s": 0.0},
+        "this one is a fork of it: open one of its own here, once that has let go",
     ),
     (FencedError("/s", epoch=3, found=4), {"where": "/s", "epoch": 3, "found": 4}, "open it anew to take over"),
     (
@@ -140,6 +151,11 @@ EXAMPLES: list[tuple[SwooshError, dict[str, object], str]] = [
         CorruptJournalError("/j", "checksum", offset=512, index=7),
         {"path": "/j", "reason": "checksum", "offset": 512, "index": 7},
         "restore the journal from a backup",
+    ),
+    (
+        CorruptJournalError("/j", "no such type", offset=None, index=7, todo="read it as its own type"),
+        {"path": "/j", "reason": "no such type", "offset": None, "index": 7},
+        "index 7: no such type; read it as its own type",
     ),
     (
         ClockDriftError(drift_s=61.5, max_drift_s=60.0),

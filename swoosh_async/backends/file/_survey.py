@@ -169,7 +169,7 @@ class Survey:
                 return None
             end, last, torn_bytes = None, (following or 0) - 1, 0
             if following is None:
-                tail = _tail(segment)
+                tail = segment.tail_beside_a_writer()
                 end, last, torn_bytes = tail.end, _last(segment, tail), tail.torn_bytes
                 if first > last + 1:
                     raise segment.corrupt("the last batch is missing", offset=end, index=last + 1)
@@ -286,16 +286,11 @@ def _end_behind(segment: Segment, walk: _Walk) -> int:
         CorruptJournalError: Its end is damaged, or something before it, to which the walk came first.
     """
     try:
-        return _last(segment, _tail(segment))
+        return _last(segment, segment.tail_beside_a_writer())
     except CorruptJournalError as error:
         if error.offset is not None and error.offset > walk.end:
             raise walk.missing() from None
         raise
-
-
-def _tail(segment: Segment) -> Tail:
-    """How the newest segment ends: what is being written looks like damage, so it is looked at again."""
-    return segment.tail_beside_a_writer()
 
 
 def _last(segment: Segment, tail: Tail) -> int:
