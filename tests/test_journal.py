@@ -839,7 +839,7 @@ async def test_a_follower_is_cancelled(place: Place) -> None:
         await until(lambda: len(journal._followers) == 2)
         followers[0].scope.cancel()
         await until(lambda: followers[0].scope.cancelled_caught)
-        assert len(journal._followers) == 1
+        await until(lambda: len(journal._followers) == 1)  # the other may just be woken by what it has read already
         await journal.append(2)
         await followers[1].has(2)
         assert followers[0].events == [1]
