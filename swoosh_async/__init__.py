@@ -5,6 +5,7 @@ give. `Journal(FileBackend(directory), Event)` has `append`, `append_many`, `rea
 `StateMachine(backend, apply, initial_state, Event)` joins both: `dispatch`, `transact`, `state`, recovery by itself.
 """
 
+from ._check import CheckReport, check
 from .backends.base import Backend, JournalBackend, SnapshotBackend
 from .backends.file import FileBackend
 from .backends.memory import MemoryBackend
@@ -16,6 +17,7 @@ from .errors import (
     ConflictError,
     CorruptJournalError,
     CorruptSnapshotError,
+    DivergenceError,
     FencedError,
     FormatVersionError,
     InvalidStateError,
@@ -39,12 +41,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Backend",
     "BackendError",
+    "CheckReport",
     "ClockDriftError",
     "ClosedError",
     "ConflictError",
     "CorruptJournalError",
     "CorruptSnapshotError",
     "Cursor",
+    "DivergenceError",
     "Entry",
     "EventCodec",
     "FallbackWarning",
@@ -83,5 +87,6 @@ __all__ = [
     "TruncatedError",
     "Worker",
     "__version__",
+    "check",
     "migration",
 ]

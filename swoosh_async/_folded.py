@@ -6,9 +6,11 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from ._commits import EAGER_EVENTS, Append, Job
-from ._folds import Dispatch, Folds, Standing
+from ._folds import Dispatch, Fold, Folds, Standing
 from ._hop import Hop, readers
+from ._pages import Pages
 from .backends.base import Backend, Claim
+from .codec import EventCodec
 from .errors import ClosedError, SwooshError
 from .journal import Journal
 
@@ -21,15 +23,29 @@ E = TypeVar("E")
 class FoldedJournal(Journal[E], Generic[S, E]):
     """A journal whose commits carry a state along."""
 
-    def __init__(self, apply: Callable[..., S], initial: S, backend: Backend, event_type: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        fold: Fold[S, E],
+        initial: Standing[S],
+        backend: Backend,
+        event_type: Any,
+        *,
+        older: Iterable[type] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(backend, event_type, **options)
-        self._apply = apply
-        self._initial: Standing[S] = Standing(initial, 0, "")
+        hooks = {name: options.get(name) for name in ("enc_hook", "dec_hook")}
+        self._codec = EventCodec(event_type, older=older, **hooks)
+        self.pages: Pages[E] = Pages(backend, self._codec)
+        """What reads its entries."""
+        self._pages = self.pages
+        self._fold = fold
+        self._initial = initial
         self.served: Callable[[], None] | None = None
         """Called in the worker thread when something was committed."""
 
     def _begin(self, claim: Claim) -> Folds[S, E]:
-        return Folds(self._backend, self._codec, self._clock, claim, apply=self._apply, standing=self._initial)
+        return Folds(self._backend, self._codec, self._clock, claim, fold=self._fold, standing=self._initial)
 
     @property
     def folds(self) -> Folds[S, E]:

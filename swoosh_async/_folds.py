@@ -7,7 +7,7 @@ state that is shown moves on only when they are durable. This file knows no even
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,7 @@ from .codec import EventCodec
 from .errors import ConflictError, InvalidStateError, again
 from .models import Cursor
 
-__all__ = ["Dispatch", "Folds", "Standing"]
+__all__ = ["Dispatch", "Fold", "Folds", "Standing", "Upcasts"]
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -48,6 +48,62 @@ class Standing(msgspec.Struct, Generic[S], frozen=True):
     def cursor(self) -> Cursor:
         """The same as a snapshot has it."""
         return Cursor(self.index, self.time if isinstance(self.time, str) else str(self.time.hlc))
+
+
+Upcasts = Mapping[type, Callable[[Any], Iterable[Any]]]
+"""What stands today for an event of an older type: any number of events, by the older type."""
+
+
+class Fold(Generic[S, E]):
+    """The user's function, over entries that are in a journal.
+
+    Args:
+        apply: The state after an event; with a third parameter, it gets the entry, too.
+        upcasts: What stands for events of older types.
+    """
+
+    def __init__(self, apply: Callable[..., S], upcasts: Upcasts) -> None:
+        self.apply = apply
+        self.takes_entry = _takes_entry(apply)
+        self._upcasts = dict(upcasts)
+
+    def over(self, standing: Standing[S], entries: Iterable[list[Entry[E]]]) -> Standing[S]:
+        """Where the state stands behind these entries.
+
+        Raises:
+            Exception: What the user's functions raise, with a note that tells the index.
+        """
+        state, index, time = standing.state, standing.index, standing.time
+        breathe = Breather()
+        after = self._after_upcast if self._upcasts else self._after
+        for some in entries:
+            for entry in some:
+                try:
+                    state = after(state, entry)
+                except Exception as error:
+                    error.add_note(f"while index {entry.index} was replayed, which is in the journal")
+                    raise
+                index = entry.index
+            if some:
+                time = Receipt.of(index, some[-1].hlc)
+            breathe()
+        return Standing(state, index, time)
+
+    def _after(self, state: S, entry: Entry[E]) -> S:
+        return self.apply(state, entry.event, entry) if self.takes_entry else self.apply(state, entry.event)
+
+    def _after_upcast(self, state: S, entry: Entry[E]) -> S:
+        for event in self._today(entry.event):
+            state = self._after(state, Entry.of(entry.index, entry.hlc, event))
+        return state
+
+    def _today(self, event: Any) -> Iterator[Any]:
+        upcast = self._upcasts.get(event.__class__)
+        if upcast is None:
+            yield event
+        else:
+            for newer in upcast(event):
+                yield from self._today(newer)
 
 
 class Dispatch(Append):
@@ -85,7 +141,7 @@ class Folds(Commits[E], Generic[S, E]):
         codec: Likewise.
         clock: Likewise.
         claim: Likewise.
-        apply: The user's function: the state after an event; with a third parameter, it gets the entry, too.
+        fold: The user's function.
         standing: What there is to begin with.
     """
 
@@ -96,12 +152,13 @@ class Folds(Commits[E], Generic[S, E]):
         clock: HybridLogicalClock,
         claim: Claim,
         *,
-        apply: Callable[..., S],
+        fold: Fold[S, E],
         standing: Standing[S],
     ) -> None:
         super().__init__(backend, codec, clock, claim)
-        self._apply = apply
-        self._takes_entry = _takes_entry(apply)
+        self._fold = fold
+        self._apply = fold.apply
+        self._takes_entry = fold.takes_entry
         self._reserved: Timestamp | None = None
         self._ahead: S = standing.state
         self.now: Standing[S] = standing
@@ -121,22 +178,8 @@ class Folds(Commits[E], Generic[S, E]):
         Raises:
             Exception: What the user's function raises, with a note that tells the index.
         """
-        state, index, time = self.now.state, self.now.index, self.now.time
-        breathe = Breather()
-        for some in entries:
-            for entry in some:
-                try:
-                    more = (entry,) if self._takes_entry else ()
-                    state = self._apply(state, entry.event, *more)
-                except Exception as error:
-                    error.add_note(f"while index {entry.index} was replayed, which is in the journal")
-                    raise
-                index = entry.index
-            if some:
-                time = Receipt.of(index, some[-1].hlc)
-            breathe()
-        self.now = Standing(state, index, time)
-        self._ahead = state
+        self.now = self._fold.over(self.now, entries)
+        self._ahead = self.now.state
 
     # ------------------------------------------------------------------ in a commit
 

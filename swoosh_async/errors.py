@@ -19,7 +19,8 @@
     ├── OutcomeUnknownError       ask the store, opened anew, what is there             (also an OSError)
     │   it is damaged
     ├── CorruptSnapshotError      a stored snapshot is not what was written
-    └── CorruptJournalError       a stored batch is not what was written
+    ├── CorruptJournalError       a stored batch is not what was written
+    └── DivergenceError           replaying the same events gives another state
 
 Every error carries its facts as attributes, never shows the contents of a state, and ends with what to do.
 This file knows nothing of the rest of the package.
@@ -37,6 +38,7 @@ __all__ = [
     "ConflictError",
     "CorruptJournalError",
     "CorruptSnapshotError",
+    "DivergenceError",
     "FencedError",
     "FormatVersionError",
     "InvalidStateError",
@@ -348,6 +350,26 @@ class CorruptSnapshotError(SwooshError):
         self.path = path
         self.reason = reason
         self.others: tuple[str, ...] = others or ()
+
+
+class DivergenceError(SwooshError):
+    """Replaying the same events has given another state, so that what is stored cannot be what they lead to.
+
+    Attributes:
+        path: Where in the state the difference begins, such as ``state.tasks['build'].attempts``.
+        older: The index from which on entries were replayed.
+        newer: The index whose state is another.
+    """
+
+    def __init__(self, where: str, path: str, *, older: int, newer: int) -> None:
+        super().__init__(
+            f"{where}: replayed from index {older}, the state at index {newer} differs at {path};"
+            " have apply depend on nothing but its arguments, or mark its change by a new event"
+        )
+        self.where = where
+        self.path = path
+        self.older = older
+        self.newer = newer
 
 
 class CorruptJournalError(SwooshError):

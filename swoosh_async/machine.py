@@ -8,6 +8,7 @@ task that the machine owns. What a dispatch does in the worker thread, and when 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from types import TracebackType
@@ -18,27 +19,34 @@ import anyio.lowlevel
 import msgspec
 from anyio import CancelScope
 
+from ._copies import copying
 from ._folded import FoldedJournal
-from ._folds import Dispatch, Standing
-from ._hop import failed
+from ._folds import Dispatch, Fold, Standing, Upcasts
+from ._hop import Hop, failed, readers, surely
 from ._keeper import Keeper
+from ._past import Past
 from ._policy import SnapshotPolicy
 from .backends.base import Backend
-from .clock import HybridLogicalClock
+from .backends.file import Draft
+from .clock import HybridLogicalClock, Timestamp
 from .codec import CodecOptions
 from .errors import (
     ClosedError,
     CorruptJournalError,
     CorruptSnapshotError,
+    SnapshotNotFoundError,
+    TruncatedError,
 )
 from .journal import BATCH_BYTES, BATCH_EVENTS, Entry
-from .models import Cursor
+from .models import Cursor, Snapshot
 from .snapshots import Newest, SnapshotRef, SnapshotStore
 
 __all__ = ["RecoveryReport", "SnapshotPolicy", "StateMachine"]
 
 S = TypeVar("S")
 E = TypeVar("E")
+
+_TRIES = 5
 
 _log = logging.getLogger("swoosh_async")
 
@@ -48,7 +56,8 @@ class RecoveryReport(msgspec.Struct, frozen=True):
 
     Attributes:
         snapshot: The snapshot that it began with; None where it began with the initial state.
-        damaged: What is wrong with newer snapshots, which were passed over, the newest first.
+        damaged: What is wrong with newer snapshots, which were passed over, the newest first: they are damaged, or are
+            whole but cannot be read by this program.
         entries: How many entries were replayed behind the snapshot.
         torn_bytes: How long what was cut off the journal is: a batch that a crash had left unfinished.
         claim_s: How long the claim took, waiting for a former writer included, in seconds.
@@ -78,6 +87,8 @@ class StateMachine(Generic[S, E]):
         initial_state: The state before the first event.
         event_type: Any type that msgspec can encode and decode; a tagged union of Structs, most often.
         state_type: The state's type, if that is not the initial state's class.
+        upcasts: What stands today for an event of a type that is not written any more: a function for each such type,
+            which gives any number of events. The types of both are told apart by their tags.
         policy: When snapshots are taken, and how many are kept.
         clock: What gives each event its time. None for one of its own.
         lock_timeout_s: How long entering waits for another writer, in seconds; None for as long as the backend says.
@@ -101,6 +112,7 @@ class StateMachine(Generic[S, E]):
         event_type: Any,
         *,
         state_type: Any = None,
+        upcasts: Upcasts | None = None,
         policy: SnapshotPolicy = SnapshotPolicy(),  # noqa: B008  it is frozen
         clock: HybridLogicalClock | None = None,
         lock_timeout_s: float | None = None,
@@ -112,11 +124,14 @@ class StateMachine(Generic[S, E]):
         **options: Unpack[CodecOptions],
     ) -> None:
         self._backend = backend
+        fold: Fold[S, E] = Fold(apply, upcasts or {})
+        initial: Standing[S] = Standing(initial_state, 0, "")
         self._journal: FoldedJournal[S, E] = FoldedJournal(
-            apply,
-            initial_state,
+            fold,
+            initial,
             backend,
             event_type,
+            older=upcasts or (),
             clock=clock,
             lock_timeout_s=lock_timeout_s,
             epoch=epoch,
@@ -131,6 +146,7 @@ class StateMachine(Generic[S, E]):
             return SnapshotStore(backend, stored_type, keep=policy.keep, **options)
 
         self._keeper: Keeper[S] = Keeper(self._journal, policy, new_store, on_snapshot_error)
+        self._past: Past[S, E] = Past(backend, new_store, self._journal.pages, fold, initial)
         self._on_progress = on_progress
         self._recovery: RecoveryReport | None = None
         self._closed = False
@@ -204,7 +220,8 @@ class StateMachine(Generic[S, E]):
         if newest.snapshot is None:
             if first > 1 or (newest.damaged and last == 0):
                 kept = f"is kept from index {first} on only" if first > 1 else "is empty"
-                reason = f"no snapshot is whole, and the journal {kept}"
+                why = f" ({newest.damaged[0].reason})" if newest.damaged else ""
+                reason = f"no snapshot is whole and to be read{why}, and the journal {kept}"
                 raise CorruptSnapshotError(where, reason, others=tuple(error.path for error in newest.damaged))
             return
         cursor = newest.snapshot.cursor
@@ -350,6 +367,141 @@ class StateMachine(Generic[S, E]):
         """
         return await self._keeper.snapshot(self._check_open)
 
+    # ------------------------------------------------------------------ the past
+
+    async def state_at(
+        self,
+        *,
+        index: int | None = None,
+        hlc: Timestamp | str | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> S:
+        """The state as it stood at some point that is retained.
+
+        It only reads, as the other looks at the past do: the machine need not be entered, and another process may be
+        the writer.
+
+        Args:
+            index: After the entry with that index; 0 for the initial state.
+            hlc: After the last entry with a time up to that one. With neither, after the last entry.
+            on_progress: Called with how many entries are replayed, and how many there are.
+
+        Raises:
+            ValueError: Both are given, the text is no timestamp, or there is no such index yet.
+            TruncatedError: What leads to it is kept no more.
+            Exception: What `apply` raises on an entry that is in the journal.
+            SwooshError: As `Journal.read` and `SnapshotStore.load`.
+        """
+        return (await self.snapshot_at(index=index, hlc=hlc, on_progress=on_progress)).state
+
+    async def snapshot_at(
+        self,
+        *,
+        index: int | None = None,
+        hlc: Timestamp | str | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Snapshot[S]:
+        """As `state_at`, with the cursor of the last event that is in the state; it is stored nowhere."""
+        time = _time_of(index, hlc)
+        standing = await self._past.state_at(index, time, on_progress or _ignored)
+        cursor = standing.cursor
+        return Snapshot(state=standing.state, last_applied_hlc=cursor.hlc, last_applied_index=cursor.index)
+
+    async def verify_replay(self, *, on_progress: Callable[[int, int], object] | None = None) -> int:
+        """Replay from the oldest snapshot to each newer one, and to the state as it stands, and compare.
+
+        States are compared by the SHA-256 of their canonical bytes.
+
+        Args:
+            on_progress: Called with the index that is replayed, and with the last one.
+
+        Returns:
+            How many entries were replayed.
+
+        Raises:
+            DivergenceError: A state is not what its entries lead to: `apply` depends on more than its arguments, or has
+                changed since.
+            SwooshError: As `state_at`.
+        """
+        now = self._journal.folds.now if self._recovery is not None else None
+        return await self._past.verify_replay(now, on_progress or _ignored)
+
+    async def backup(self, path: str | os.PathLike[str]) -> Cursor:
+        """Write all that is retained, as it is now, into a new directory: a `FileBackend` of its own.
+
+        It is there as a whole, or not at all. Whoever writes goes on meanwhile.
+
+        Args:
+            path: The directory; nothing is there, or an empty one.
+
+        Returns:
+            Where its state stands.
+
+        Raises:
+            BackendError: Something is there already, or a step failed; nothing has changed.
+            OutcomeUnknownError: A step failed after which it may be there.
+            SwooshError: As `state_at`.
+        """
+        return await self._copy(path, None)
+
+    async def fork(self, path: str | os.PathLike[str], *, at: int | Timestamp | str | None = None) -> Cursor:
+        """As `backup`, of what there was at some point: a machine on it goes on from there.
+
+        Args:
+            path: As `backup` has it.
+            at: An index, or a time as `state_at` has it; None for now.
+
+        Raises:
+            ValueError: As `state_at`.
+            TruncatedError: As `state_at`.
+            SwooshError: As `backup`.
+        """
+        index = at if isinstance(at, int) else None
+        time = _time_of(None, None if isinstance(at, int) else at)
+        target = None if at is None else await self._past.index_at(index, time)
+        return await self._copy(path, target)
+
+    async def _copy(self, path: str | os.PathLike[str], until: int | None) -> Cursor:
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._copy_once(Draft(path), until)
+            except (TruncatedError, SnapshotNotFoundError):  # something was trimmed meanwhile
+                continue
+        return await self._copy_once(Draft(path), until)
+
+    async def _copy_once(self, draft: Draft, until: int | None) -> Cursor:
+        try:
+            target = await Hop(draft.open).run(readers())
+            cursor = await self._copied(target, until)
+            await Hop(draft.publish).run(readers())
+        finally:
+            await surely(lambda: Hop(draft.abandon).run(), lambda: draft.abandoned)
+        return cursor
+
+    async def _copied(self, target: Backend, until: int | None) -> Cursor:
+        steps = copying(self._backend, target, until)
+        end: list[Cursor] = []
+        closed: list[bool] = []
+
+        def step() -> None:
+            try:
+                next(steps)
+            except StopIteration as done:
+                end.append(done.value)
+
+        def close() -> None:
+            try:
+                steps.close()
+            finally:
+                closed.append(True)
+
+        try:
+            while not end:
+                await Hop(step).run(readers())
+        finally:
+            await surely(lambda: Hop(close).run(), lambda: bool(closed))
+        return end[0]
+
     @property
     def last_snapshot_error(self) -> Exception | None:
         """Why the last snapshot failed; None if it did not."""
@@ -358,3 +510,9 @@ class StateMachine(Generic[S, E]):
 
 def _ignored(_done: int, _all: int) -> None:
     return
+
+
+def _time_of(index: int | None, hlc: Timestamp | str | None) -> Timestamp | None:
+    if index is not None and hlc is not None:
+        raise ValueError("give an index or a time, not both")
+    return Timestamp.parse(hlc) if isinstance(hlc, str) else hlc

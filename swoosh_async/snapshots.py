@@ -108,7 +108,7 @@ class Newest(msgspec.Struct, Generic[S], frozen=True):
     """What there is to begin with.
 
     Attributes:
-        snapshot: The newest snapshot that is whole; None where there is none.
+        snapshot: The newest snapshot that is whole, and that this program can read; None where there is none.
         ref: Which one that is.
         damaged: What is wrong with those that are newer, the newest first.
     """
@@ -173,9 +173,15 @@ class SnapshotStore(Generic[S]):
         self._max_import_bytes = options.get("max_decoded_bytes", MAX_DECODED_BYTES)
         self._lane: Lane[Callable[[], Any], Any] = Lane(lambda jobs: [job() for job in jobs])
         self._poison: str | None = None
+        self.new_breather: Callable[[], Breather] = Breather  # what a save calls as it goes
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._backend.where}>"
+
+    @property
+    def codec(self) -> SnapshotCodec[S]:
+        """What encodes and decodes."""
+        return self._codec
 
     # ------------------------------------------------------------------ save
 
@@ -206,7 +212,7 @@ class SnapshotStore(Generic[S]):
         """
         begun = time.monotonic()
         try:
-            encoded = self._codec.encode(snapshot, breathe=Breather())
+            encoded = self._codec.encode(snapshot, breathe=self.new_breather())
         except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
             return failed(error)
         if encoded.eager and time.monotonic() - begun > SLOW_ISOLATION_S:
@@ -299,7 +305,7 @@ class SnapshotStore(Generic[S]):
 
         Raises:
             FormatVersionError: A newer version of this package wrote one that would come first.
-            SchemaVersionError: A newer version of the program wrote it, or no migrations lead from it.
+            SchemaVersionError: A newer version of the program wrote it.
             LimitExceededError: It is larger than may be read.
             BackendError: It cannot be read.
             PoisonedError: An earlier outcome is unknown; make a new store.
@@ -390,6 +396,11 @@ class SnapshotStore(Generic[S]):
                 continue
             except CorruptSnapshotError as error:
                 damaged.append(error)
+                continue
+            except SchemaVersionError as error:
+                if error.found > error.supported:
+                    raise
+                damaged.append(CorruptSnapshotError(name, str(error), others=()))
                 continue
             return Newest(decoded.snapshot, _ref(name, decoded.facts), tuple(damaged))
         return Newest(None, None, tuple(damaged))

@@ -20,6 +20,7 @@ from swoosh_async.errors import (
     ConflictError,
     CorruptJournalError,
     CorruptSnapshotError,
+    DivergenceError,
     FencedError,
     FormatVersionError,
     InvalidStateError,
@@ -57,6 +58,11 @@ EXAMPLES: list[tuple[SwooshError, dict[str, object], str]] = [
         "save with allow_rollback=True to go back on purpose",
     ),
     (ConflictError(expected=3, found=5), {"expected": 3, "found": 5}, "read what came in between and decide anew"),
+    (
+        DivergenceError("/j", "state.x", older=3, newer=7),
+        {"where": "/j", "path": "state.x", "older": 3, "newer": 7},
+        "have apply depend on nothing but its arguments, or mark its change by a new event",
+    ),
     (
         TruncatedError("/j", after=3, first=7),
         {"where": "/j", "after": 3, "first": 7},

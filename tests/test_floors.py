@@ -17,7 +17,7 @@ FLOORS = [
     ["errors"],
     ["backends/base", "_lane", "clock", "models"],
     ["backends/memory", "backends/file", "codec"],
-    ["snapshots", "journal"],
+    ["snapshots", "journal", "persistent"],
     ["machine", "testing"],
     ["__init__", "cli"],
 ]
@@ -30,7 +30,7 @@ ANNEXES = {
     "__main__": "cli",
 }
 ANNEXES |= dict.fromkeys(["_commits", "_entries", "_pages"], "journal")
-ANNEXES |= dict.fromkeys(["_folded", "_folds", "_keeper", "_policy"], "machine")
+ANNEXES |= dict.fromkeys(["_check", "_copies", "_folded", "_folds", "_keeper", "_past", "_policy"], "machine")
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 WING_OF = dict.fromkeys(["backends/base", "backends/memory", "backends/file"], "bytes")
 WING_OF |= dict.fromkeys(["clock", "models", "codec"], "types")
@@ -38,6 +38,7 @@ MAY_AWAIT = {"_lane", "snapshots", "journal", "machine", "testing", "cli"}
 NEVER_AWAIT = {
     "_breather",
     "_commits",
+    "_copies",
     "_entries",
     "_folds",
     "_pages",

@@ -323,6 +323,8 @@ class JournalBackend(ABC):
     def truncate_before(self, index: Index) -> None:
         """Keep no entry before `index`, which is ``last + 1`` at most.
 
+        Where nothing was appended ever, it may be any: the first entry to come has that index.
+
         Atomicity: the bounds change at once, though bytes may go one after the other, the oldest first.
         Order: entries go from the oldest on; the last batch stays for the next claim to see.
         Durability: on return the new bounds survive a power cut.

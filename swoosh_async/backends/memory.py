@@ -120,7 +120,7 @@ class MemoryBackend(Backend):
             self._claimed = False
 
     def _bounds(self) -> Bounds:
-        return Bounds(self._first, self._batches[-1].last if self._batches else Index(0))
+        return Bounds(self._first, self._batches[-1].last if self._batches else Index(self._first - 1))
 
     def _check_claim(self) -> None:
         if not self._claimed:

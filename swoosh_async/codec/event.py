@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from types import GenericAlias
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, Union, overload
 
 import msgspec
 
@@ -69,6 +69,7 @@ class EventCodec(Generic[E]):
 
     Args:
         event_type: Any type that msgspec can encode and decode; a tagged union of Structs, most often.
+        older: Types of events that are read as well, but not written any more.
         enc_hook: As msgspec's, for types that it does not know.
         dec_hook: As msgspec's, the way back.
 
@@ -78,13 +79,32 @@ class EventCodec(Generic[E]):
 
     @overload
     def __init__(
-        self, event_type: type[E], *, enc_hook: Hook | None = ..., dec_hook: DecodeHook | None = ...
+        self,
+        event_type: type[E],
+        *,
+        older: Iterable[type] = ...,
+        enc_hook: Hook | None = ...,
+        dec_hook: DecodeHook | None = ...,
     ) -> None: ...
 
     @overload
-    def __init__(self, event_type: Any, *, enc_hook: Hook | None = ..., dec_hook: DecodeHook | None = ...) -> None: ...
+    def __init__(
+        self,
+        event_type: Any,
+        *,
+        older: Iterable[type] = ...,
+        enc_hook: Hook | None = ...,
+        dec_hook: DecodeHook | None = ...,
+    ) -> None: ...
 
-    def __init__(self, event_type: Any, *, enc_hook: Hook | None = None, dec_hook: DecodeHook | None = None) -> None:
+    def __init__(
+        self,
+        event_type: Any,
+        *,
+        older: Iterable[type] = (),
+        enc_hook: Hook | None = None,
+        dec_hook: DecodeHook | None = None,
+    ) -> None:
         self._plan = Plan(event_type)
         wire = MessagePack(enc_hook, dec_hook)
         self._wire = wire
@@ -92,7 +112,10 @@ class EventCodec(Generic[E]):
         self._regular = self._plan.is_regular(self._plan.root) and not self._plan.deep
         self._encode: Callable[[Any], bytes] = wire.encode
         self._decode: Callable[[Any], E] = wire.decoder(event_type)
-        self._decode_all: Callable[[Any], list[E]] = wire.decoder(GenericAlias(list, (event_type,)))
+        union: Any = Union
+        stored: Any = union[(event_type, *older)]
+        self._decode_stored: Callable[[Any], E] = wire.decoder(stored)
+        self._decode_all: Callable[[Any], list[E]] = wire.decoder(GenericAlias(list, (stored,)))
 
     @property
     def shared(self) -> bool:
@@ -146,6 +169,23 @@ class EventCodec(Generic[E]):
         opening = self._wire.opening(len(events), mapping=False)
         return [_PART.pack(len(opening) + size, len(events)), opening, *events]
 
+    def beginning(self, data: bytes, count: int) -> bytes:
+        """The bytes of a batch with the first `count` events only of the given one.
+
+        Raises:
+            EventsDamagedError: They are not what was written.
+        """
+        events: list[bytes] = []
+        for part in self.parts(data):
+            if part.skip >= count:
+                break
+            try:
+                raws = msgspec.msgpack.decode(part.data, type=list[msgspec.Raw])
+            except DECODE_ERRORS as error:
+                raise self._which(part, error) from None
+            events += map(bytes, raws[: count - part.skip])
+        return self.batch(self.stamp(data), events)
+
     @staticmethod
     def stamp(data: bytes) -> Timestamp:
         """The timestamp of a batch's first entry.
@@ -193,7 +233,7 @@ class EventCodec(Generic[E]):
         skip = part.skip
         try:
             for raw in msgspec.msgpack.decode(part.data, type=list[msgspec.Raw]):
-                self._decode(raw)
+                self._decode_stored(raw)
                 skip += 1
         except DECODE_ERRORS as found:
             error = found

@@ -8,6 +8,7 @@ This file is pure: where the bytes come from and go to is not known here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -25,6 +26,7 @@ from ..models import Cursor, Snapshot
 from . import _zstd
 from ._canonical import Canonical
 from ._depth import check_depth
+from ._difference import differences
 from ._envelope import (
     FORMAT,
     HEADER_BYTES,
@@ -338,6 +340,24 @@ class SnapshotCodec(Generic[S]):
                 bound = self._max_decoded_bytes
                 raise LimitExceededError("snapshot", limit="max_decoded_bytes", found=None, bound=bound)
             yield piece
+
+    def difference(self, one: S, other: S) -> str | None:
+        """Where two states differ first, by their canonical bytes, such as ``state.tasks['a']``; None if nowhere.
+
+        Raises:
+            InvalidStateError: One of them cannot be encoded.
+        """
+        if self._digest(one) == self._digest(other):
+            return None
+        roundtrip = self._roundtrips[self._format]
+        plain = [roundtrip.plain(b"".join(self._state(state))) for state in (one, other)]
+        return next((difference.path for difference in differences(*plain)), "state")
+
+    def _digest(self, state: S) -> bytes:
+        digest = hashlib.sha256()
+        for piece in self._state(state):
+            digest.update(piece)
+        return digest.digest()
 
     # ------------------------------------------------------------------ decode
 

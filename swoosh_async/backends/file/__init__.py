@@ -2,6 +2,7 @@
 
 from ._backend import FileBackend
 from ._disk import Disk, OsDisk
+from ._draft import Draft
 from ._generations import LOCK_TIMEOUT_S, MAX_FILE_BYTES, Generations
 from ._survey import Located, Record, SegmentFacts, Survey, TornCopy
 
@@ -9,6 +10,7 @@ __all__ = [
     "LOCK_TIMEOUT_S",
     "MAX_FILE_BYTES",
     "Disk",
+    "Draft",
     "FileBackend",
     "Generations",
     "Located",

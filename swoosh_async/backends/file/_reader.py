@@ -74,8 +74,10 @@ class Reader:
         """What the journal holds; a batch that a crash has left unfinished is none."""
         while True:
             record, bases = segments.layout()
-            if record is None or not bases:
+            if record is None:
                 return Bounds(Index(1), Index(0))
+            if not bases:
+                return Bounds(Index(record.first), Index(record.first - 1))
             segment = segments.open(bases[-1], record.store)
             if segment is not None:  # or else it was truncated meanwhile
                 break

@@ -17,7 +17,7 @@ MAX_RECORD_BYTES = 4096
 _STORE_HEX = 32
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of a journal beside its segments.
 
     Attributes:
@@ -28,6 +28,7 @@ class Record(msgspec.Struct, frozen=True):
         newest: The base of the newest segment, or of one before it that a crash came right behind; 0 where none was.
         pid: Which process it was.
         store: The store's id, 32 hexadecimal digits.
+        begins: The index of the first entry that there was ever, or is to be; left out where it is 1.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class Record(msgspec.Struct, frozen=True):
     newest: int
     pid: int
     store: str
+    begins: int = 1
 
 
 class _Sealed(msgspec.Struct):

@@ -183,8 +183,14 @@ class Writer:
 
     def truncate_before(self, index: Index) -> None:
         """As `JournalBackend.truncate_before`."""
-        index = min(index, Index(self._bounds.last + 1))
+        untouched = self._active is None and self._record.newest == 0
+        if not untouched:
+            index = min(index, Index(self._bounds.last + 1))
         if index <= self._bounds.first:
+            return
+        if untouched:
+            self._put_record(replace(self._record, first=index, begins=index))
+            self._bounds = Bounds(index, Index(index - 1))
             return
         try:
             self._put_record(replace(self._record, first=index))
@@ -228,7 +234,7 @@ class Writer:
             self._segments.settle(segment)
             end = segment.tail()
             tail = self._last_batch(segment, end, bases, record)
-            last = tail.last if tail is not None else 0
+            last = tail.last if tail is not None else record.begins - 1
             if record.first > last + 1:
                 raise segment.corrupt("the last batch is missing", offset=end.end, index=last + 1)
             epoch = self._next(epoch, max(record.epoch, tail.epoch if tail is not None else 0))
@@ -252,7 +258,7 @@ class Writer:
             self._tail_base = newest.seed.base
             return newest.batch(end.last)
         expected = newest.seed.base - 1
-        if expected == 0:
+        if expected == record.begins - 1:
             return None
         if len(bases) > 1:
             with self._opened(bases[-2], record) as segment:

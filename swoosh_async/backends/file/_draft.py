@@ -1,0 +1,87 @@
+"""A backend's directory that is being written, and has not its name yet: whole under that name, or not there.
+
+Nothing of it needs to be durable on the way, so nothing is made so until all of it is written.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+
+from ._backend import FileBackend
+from ._disk import OsDisk, Step, make_directory, open_directory
+
+__all__ = ["Draft"]
+
+_MODE = 0o700
+
+
+class _Unsynced(OsDisk):
+    """Leaves out what makes things durable."""
+
+    def fsync(self, fd: int) -> None:  # noqa: ARG002
+        return
+
+    def fdatasync(self, fd: int) -> None:  # noqa: ARG002
+        return
+
+
+class Draft:
+    """A directory on its way.
+
+    Args:
+        path: Where it is to be; nothing is there, or an empty directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path: str = os.path.abspath(os.fspath(path))
+        self._temp = f"{self._path}-{secrets.token_hex(8)}.tmp"
+        self._disk = OsDisk()
+        self.abandoned = False
+        """Whether nothing of it is left but what has its name."""
+
+    def open(self) -> FileBackend:
+        """The backend to write into.
+
+        Raises:
+            BackendError: Something is there already, or a directory cannot be made.
+        """
+        with Step("create backup", self._path):
+            if os.path.lexists(self._path) and os.listdir(self._path):
+                raise FileExistsError(17, "the directory is not empty", self._path)
+            make_directory(self._disk, os.path.dirname(self._path))
+            os.mkdir(self._temp, _MODE)
+        return FileBackend(self._temp, disk=_Unsynced())
+
+    def publish(self) -> None:
+        """Make all of it durable, and give it its name.
+
+        Raises:
+            BackendError: A step failed; nothing has changed.
+            OutcomeUnknownError: A step failed after which it may be there.
+        """
+        with Step("fsync backup", self._temp):
+            for name in os.listdir(self._temp):
+                self._sync(os.path.join(self._temp, name))
+            self._sync(self._temp)
+        with Step("rename backup", self._path):
+            os.rename(self._temp, self._path)
+        with Step("fsync directory of backup", self._path, unknown=True):
+            fd = open_directory(os.path.dirname(self._path))
+            try:
+                self._disk.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def abandon(self) -> None:
+        """Remove what was written, unless it has its name."""
+        shutil.rmtree(self._temp, ignore_errors=True)
+        self.abandoned = True
+
+    def _sync(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._disk.fsync(fd)
+        finally:
+            os.close(fd)
