@@ -25,7 +25,7 @@ def install(session: nox.Session, *what: str, group: str) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests on each Python that is there, with coverage on the one at hand. Arguments go to pytest, without."""
-    install(session, ".[cli,zstd]", group="test")
+    install(session, ".[cli,zstd,persistent]", group="test")
     # -P: the tests see the package as installed, not the checkout
     if session.posargs or session.python != HERE:
         session.run("python", "-P", "-m", "pytest", *session.posargs)
@@ -53,7 +53,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the package, and the public face as its users see it, with mypy and pyright, both strict."""
-    install(session, ".[cli,zstd]", group="types")
+    install(session, ".[cli,zstd,persistent]", group="types")
     session.run("mypy")
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
@@ -61,7 +61,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation, every warning an error, and run its examples."""
-    install(session, ".[cli,zstd]", group="docs")
+    install(session, ".[cli,zstd,persistent]", group="docs")
     for builder in ("html", "doctest"):
         session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-b", builder, "docs", f"docs/_build/{builder}")
 
@@ -69,5 +69,5 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure side by side with what people use today; arguments go to `python -m benchmarks`."""
-    install(session, ".[cli,zstd]", group="bench")
+    install(session, ".[cli,zstd,persistent]", group="bench")
     session.run("python", "-m", "benchmarks", *session.posargs)

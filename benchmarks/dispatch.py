@@ -1,4 +1,4 @@
-"""The suite of the state machine: dispatching beside the journal alone, and recovery beside replaying by hand."""
+"""The suite of the state machine: dispatching beside the journal alone and beside snapshots, and recovery by hand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import msgspec
 from swoosh_async import EventCodec, FileBackend, Journal, SnapshotPolicy, StateMachine
 
 from .appenders import rate, swoosh
+from .beside import in_turns, large_bars, large_table, large_targets
 from .events import Event, Finished, Scheduled, event
 from .journal import filled
 from .laps import interleave, ratio
@@ -27,6 +28,8 @@ __all__ = ["measure"]
 
 _ROUNDS = 7
 _LONG_ROUNDS = 21
+_TURNS = 3
+_LONG_TURNS = 7
 _TASKS, _EACH = 64, 150
 _REPLAYED = 1_000_000
 _REPLAY_ROUNDS = 3
@@ -60,6 +63,7 @@ def measure(directory: Path, *, long: bool) -> Report:
     """Measure, writing in `directory`."""
     where = machine(directory)
     rates = _dispatched(directory, _LONG_ROUNDS if long else _ROUNDS)
+    large = in_turns(directory / "large", _LONG_TURNS if long else _TURNS)
     recovery = _recovered(directory / "recovery")
     targets = [
         Target(
@@ -72,9 +76,10 @@ def measure(directory: Path, *, long: bool) -> Report:
     ]
     what = f"recovery of {_REPLAYED:,} events / {_BY_HAND}"
     targets.append(Target(what, ratio(recovery[_RECOVERY], recovery[_BY_HAND]), 1.3))
-    tables = [_rates_table(rates), _recovery_table(recovery)]
+    targets += large_targets(large)
+    tables = [_rates_table(rates), large_table(large), _recovery_table(recovery)]
     bars = [Bar(name, median(found), name.startswith(_DISPATCH)) for name, found in rates.items()]
-    pictures = [Bars(f"events a second by {_TASKS} tasks, each durable", bars)]
+    pictures = [Bars(f"events a second by {_TASKS} tasks, each durable", bars), large_bars(large)]
     return Report("machine", where, targets, tables, pictures)
 
 

@@ -15,7 +15,7 @@ from .scratch import file_system
 
 __all__ = ["machine"]
 
-_PACKAGES = ("msgspec", "anyio", "uvloop", "trio", "aiofiles", "aiosqlite", "diskcache")
+_PACKAGES = ("msgspec", "anyio", "uvloop", "trio", "aiofiles", "aiosqlite", "diskcache", "immutables")
 
 
 def machine(directory: Path) -> str:

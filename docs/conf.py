@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     # the standard library and built-in types
     (r"py:.*", r"(abc|collections|contextlib|enum|os|pathlib|types|typing|typing_extensions)(\..*)?"),
     # what the package is built on
-    (r"py:.*", r"(aiofiles|anyio|msgspec)(\..*)?"),
+    (r"py:.*", r"(aiofiles|anyio|immutables|msgspec)(\..*)?"),
     # what a signature names and users only pass on: private names, and names in private modules
     (r"py:.*", r"swoosh_async\.(.*\.)?_\w+(\..*)?"),
     # type variables have no page of their own

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio import CancelScope, Event
 
+from ._breather import Breather
 from ._folded import FoldedJournal
 from ._hop import Loop
 from ._policy import SnapshotPolicy
@@ -57,7 +58,7 @@ class Keeper(Generic[S]):
         self._index = 0
         self._taken_s = 0.0
         self._due = False
-        self.store = new_store()
+        self.store = self._store()
         """Where the snapshots are."""
         self.turns = Turns()
         """One snapshot at a time."""
@@ -111,6 +112,12 @@ class Keeper(Generic[S]):
 
     # ------------------------------------------------------------------ one snapshot
 
+    def _store(self) -> SnapshotStore[S]:
+        """A store whose saves leave the GIL to dispatches, while there are any."""
+        store = self._new_store()
+        store.new_breather = lambda: Breather(lambda: self._journal.last_index)
+        return store
+
     async def _try(self) -> bool:
         """Take one, unless one holds all events already; False where that failed, and somebody was told."""
         try:
@@ -142,7 +149,7 @@ class Keeper(Generic[S]):
         except BaseException as error:
             self._index, self._taken_s = before
             if isinstance(error, OutcomeUnknownError | PoisonedError):
-                self.store = self._new_store()
+                self.store = self._store()
             raise
         self._whole.add(ref.checksum)
         return ref

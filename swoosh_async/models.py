@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Generic, TypeVar, cast
+from typing import Generic, Self, TypeVar, cast
 
 import msgspec
 
@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 S = TypeVar("S")
-K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_INDEX = (1 << 64) - 1
@@ -173,37 +172,37 @@ class OrchestratorState(msgspec.Struct, frozen=True):
     leases: Mapping[str, Lease] = {}
     settings: Mapping[str, str] = {}
 
-    def with_workers(self, *workers: Worker) -> OrchestratorState:
+    def with_workers(self, *workers: Worker) -> Self:
         """A copy in which these workers are added, or replaced where the id is known."""
-        return msgspec.structs.replace(self, workers=_with(self.workers, ((w.id, w) for w in workers)))
+        return msgspec.structs.replace(self, workers=self._with(self.workers, ((w.id, w) for w in workers)))
 
-    def without_workers(self, *ids: str) -> OrchestratorState:
+    def without_workers(self, *ids: str) -> Self:
         """A copy without these workers; unknown ids are no error."""
-        return msgspec.structs.replace(self, workers=_without(self.workers, ids))
+        return msgspec.structs.replace(self, workers=self._without(self.workers, ids))
 
-    def with_tasks(self, *tasks: Task) -> OrchestratorState:
+    def with_tasks(self, *tasks: Task) -> Self:
         """A copy in which these tasks are added, or replaced where the id is known."""
-        return msgspec.structs.replace(self, tasks=_with(self.tasks, ((t.id, t) for t in tasks)))
+        return msgspec.structs.replace(self, tasks=self._with(self.tasks, ((t.id, t) for t in tasks)))
 
-    def without_tasks(self, *ids: str) -> OrchestratorState:
+    def without_tasks(self, *ids: str) -> Self:
         """A copy without these tasks; unknown ids are no error."""
-        return msgspec.structs.replace(self, tasks=_without(self.tasks, ids))
+        return msgspec.structs.replace(self, tasks=self._without(self.tasks, ids))
 
-    def with_leases(self, *leases: Lease) -> OrchestratorState:
+    def with_leases(self, *leases: Lease) -> Self:
         """A copy in which these leases are added, or replaced where the name is known."""
-        return msgspec.structs.replace(self, leases=_with(self.leases, ((x.name, x) for x in leases)))
+        return msgspec.structs.replace(self, leases=self._with(self.leases, ((x.name, x) for x in leases)))
 
-    def without_leases(self, *names: str) -> OrchestratorState:
+    def without_leases(self, *names: str) -> Self:
         """A copy without these leases; unknown names are no error."""
-        return msgspec.structs.replace(self, leases=_without(self.leases, names))
+        return msgspec.structs.replace(self, leases=self._without(self.leases, names))
 
-    def with_settings(self, settings: Mapping[str, str]) -> OrchestratorState:
+    def with_settings(self, settings: Mapping[str, str]) -> Self:
         """A copy in which these settings are added, or replaced where the name is known."""
-        return msgspec.structs.replace(self, settings=_with(self.settings, settings.items()))
+        return msgspec.structs.replace(self, settings=self._with(self.settings, settings.items()))
 
-    def without_settings(self, *names: str) -> OrchestratorState:
+    def without_settings(self, *names: str) -> Self:
         """A copy without these settings; unknown names are no error."""
-        return msgspec.structs.replace(self, settings=_without(self.settings, names))
+        return msgspec.structs.replace(self, settings=self._without(self.settings, names))
 
     def ready_tasks(self) -> Iterator[Task]:
         """The pending tasks of which every dependency has succeeded, in the mapping's order."""
@@ -215,11 +214,11 @@ class OrchestratorState(msgspec.Struct, frozen=True):
         task = self.tasks.get(task_id)
         return task is not None and task.status is TaskStatus.SUCCEEDED
 
+    @staticmethod
+    def _with(old: Mapping[str, V], new: Iterable[tuple[str, V]]) -> Mapping[str, V]:
+        return {**old, **dict(new)}
 
-def _with(old: Mapping[K, V], new: Iterable[tuple[K, V]]) -> dict[K, V]:
-    return {**old, **dict(new)}
-
-
-def _without(old: Mapping[K, V], keys: Iterable[K]) -> dict[K, V]:
-    gone = frozenset(keys)
-    return {key: value for key, value in old.items() if key not in gone}
+    @staticmethod
+    def _without(old: Mapping[str, V], keys: Iterable[str]) -> Mapping[str, V]:
+        gone = frozenset(keys)
+        return {key: value for key, value in old.items() if key not in gone}

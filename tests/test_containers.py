@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Literal, TypeVar
 
@@ -77,3 +79,16 @@ def test_its_bytes_are_those_of_a_dict() -> None:
     pieces = list(SnapshotCodec(State).encode(Snapshot(state=state)))
     assert b"".join(pieces) == b"".join(SnapshotCodec(Plain).encode(Snapshot(state=plain)))
     assert len(list(SnapshotCodec(State)._pieces.of(state))) > 50
+
+
+def test_without_immutables() -> None:
+    """Where that library is missing, the package is whole, and the module that needs it says what to install."""
+    without = (
+        "import sys; sys.modules['immutables'] = None; import swoosh_async; print(swoosh_async.OrchestratorState()); "
+    )
+    line = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-c", without + "import swoosh_async.persistent"]
+    ran = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert ran.stdout.startswith("OrchestratorState(")
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: ")
+    assert last.endswith("needs immutables: pip install 'swoosh-async[persistent]'")

@@ -1,5 +1,7 @@
 """Mappings of other libraries that are never changed in place, such as persistent maps: taken apart and made again.
 
+`immutables.Map` is in the table wherever that library is installed.
+
 A class in the table counts as a value, is cut into pieces like any mapping, and is made again when it is loaded. It
 must be generic over the types of its keys and values, have `len`, `iter`, item access and equality, and be registered
 as a `collections.abc.Mapping`.
@@ -12,7 +14,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-__all__ = ["CONTAINERS", "Container", "container_of", "is_known_mapping"]
+__all__ = ["CONTAINERS", "HARMLESS", "Container", "container_of", "is_known_mapping"]
 
 
 class Container(msgspec.Struct, frozen=True):
@@ -29,6 +31,16 @@ class Container(msgspec.Struct, frozen=True):
 
 CONTAINERS: dict[type, Container] = {}
 """By class."""
+
+HARMLESS: set[object] = set()
+"""Each `__post_init__` that takes whatever is of the declared types, and gives what is equal to it."""
+
+try:
+    from immutables import Map
+except ImportError:
+    pass
+else:
+    CONTAINERS[Map] = Container(lambda value: value.items(), Map)
 
 
 def is_known_mapping(value: object) -> bool:

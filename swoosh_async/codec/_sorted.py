@@ -55,7 +55,8 @@ def sorted_groups(keys: Collection[Any], order: Callable[[Any], Any] | None = No
     splitters = sample[_OVERSAMPLE // 2 :: max(1, len(sample) // buckets)]
     yield []
     groups: list[list[Any]] = [[] for _ in range(len(splitters) + 1)]
-    gc.collect(1)  # while they are empty: as old objects they are not gone through by each young collection
+    if gc.isenabled():
+        gc.collect(1)  # while they are empty: as old objects they are not gone through by each young collection
     rest = iter(keys)
     while chunk := list(islice(rest, GROUP)):
         chunk.sort(key=cast("Any", order))

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from ._containers import container_of
+from ._containers import HARMLESS, container_of
 from ._values import is_class, names_of, tuple_names_of
 
 __all__ = ["Fixed", "Mapping", "Node", "Record", "Scalar", "Sequence", "Set", "Union", "Unknown", "node_of", "walk"]
@@ -163,7 +163,8 @@ class Record(Node):
         self.defaults = {} if is_dict else _defaults(cls)
         attributes: tuple[Any, ...] = getattr(cls, "__attrs_attrs__", ())
         self.as_set = bool(attributes) and bool(getattr(cls, "__dictoffset__", 0))
-        self.atomic = any(hasattr(cls, name) for name in ("__post_init__", "__attrs_post_init__")) or any(
+        looks = {getattr(cls, name, None) for name in ("__post_init__", "__attrs_post_init__")} - {None}
+        self.atomic = not looks <= HARMLESS or any(
             attribute.name.startswith("_") or attribute.validator is not None for attribute in attributes
         )
 
