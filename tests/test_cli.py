@@ -440,10 +440,14 @@ def test_other_missing_modules_are_told() -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), ["inspect", "verify", "journal", "export", "demo", "--version"]),
+        ((), ["inspect", "verify", "journal", "history", "replay", "diff", "backup", "export", "demo", "--version"]),
         (("inspect",), ["PATH", "--children", "--chars", "standard input"]),
         (("verify",), ["PATH", "exit with code 1"]),
         (("journal",), ["DIR", "--from", "--to", "--follow", "--json", "--chars"]),
+        (("history",), ["DIR", "--json"]),
+        (("replay",), ["DIR", "--machine", "MODULE:NAME", "--to-index", "--at", "--verify", "--json"]),
+        (("diff",), ["DIR", "--machine", "--most", "--chars", "--json", "latest"]),
+        (("backup",), ["DIR", "TO", "new, or empty"]),
         (("export",), ["PATH", "standard output"]),
         (("demo",), ["DIR", "three times"]),
     ],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,15 +16,16 @@ import typer
 from rich.table import Table
 
 from ..codec import SnapshotCodec
-from ..errors import CorruptJournalError, CorruptSnapshotError, SwooshError
+from ..errors import SwooshError
 from ._backend import holdings, journal_report
 from ._demo import Demo, Outcome
-from ._input import decoded, older, opened, reason_of
+from ._input import decoded, opened
 from ._inspect import report
 from ._journal import EntryLines, EntryTable, Range, show
 from ._ledger import LostStateError
-from ._orchestrator import FILE_NAME
 from ._outlet import Outlet
+from ._past import backup, diff, history, replay
+from ._telling import INTERRUPTED, telling
 from ._terminal import bar, fail, line, output, printable, shortened
 from ._tree import Bounds
 from ._verify import verdicts
@@ -34,8 +35,6 @@ __all__ = ["app"]
 
 _PIECE_BYTES = 1 << 20
 _DIGITS = 32
-_INTERRUPTED = 130
-"""As shells say it of a command that Ctrl-C has ended."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,18 +76,18 @@ def inspect(
 
     Of a backend's directory, the snapshot is shown, and what the journal says of itself.
     """
-    with _telling(path):
+    with telling(path):
         held = holdings(path)
     failed = False
     if held.snapshot or not held.journal:
         try:
-            with _telling(path), opened(path) as source:
+            with telling(path), opened(path) as source:
                 found = decoded(source)
             output().print(report(path, found, Bounds(children=children, chars=chars, nodes=200 * children)))
         except typer.Exit:  # its reason is told
             failed = True
     if held.journal:
-        with _telling(path):
+        with telling(path):
             output().print(journal_report(path, children))
     if failed:
         raise typer.Exit(1)
@@ -134,7 +133,7 @@ def journal(
     """Show the entries of a journal, one a line; whoever writes it is not disturbed, and nothing is changed."""
     if first is not None and last is not None and first > last:
         raise typer.BadParameter("--from is behind --to")
-    with _telling(directory):
+    with telling(directory):
         outlet = Outlet()
         view = EntryLines(outlet) if json else EntryTable(outlet, chars)
         try:
@@ -143,17 +142,21 @@ def journal(
             outlet.abandon()
         except KeyboardInterrupt:
             outlet.abandon()
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
 def export(path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)]) -> None:
     """Write a snapshot to standard output, as it is stored, once every byte of it is verified."""
-    with _telling(path), opened(path) as source:
+    with telling(path), opened(path) as source:
         data, facts = SnapshotCodec[Any](Any).read_verified(source)
     if sys.stdout.isatty() and (facts.compression or facts.format != "json"):
         fail("this is not text: send it to a file or a pipe, or see it with `swoosh-async inspect`")
     anyio.run(_write, data)
+
+
+for _command in (history, replay, diff, backup):
+    app.command()(_command)
 
 
 @app.command()
@@ -162,7 +165,7 @@ def demo(
         Path | None,
         typer.Argument(
             metavar="[DIR]",
-            help="Where the snapshots are kept; a second run starts over behind the first. By default a temporary one.",
+            help="Where the state is kept; a second run starts over behind the first. By default a temporary one.",
             show_default=False,
         ),
     ] = None,
@@ -183,7 +186,10 @@ def demo(
     if not outcome.holds:
         fail("this is not as it must be")
     if stays:
-        _say(f"look at it: swoosh-async inspect {directory / FILE_NAME}")
+        place = shlex.quote(str(directory))
+        _say(f"look at it: swoosh-async inspect {place}")
+        _say(f"            swoosh-async history {place}")
+        _say(f"            swoosh-async replay {place} --machine swoosh_async.cli._orchestrator:machine")
 
 
 def _say(text: str) -> None:
@@ -195,33 +201,17 @@ def _table(outcome: Outcome) -> Table:
     equal = "equal" if outcome.digest == outcome.in_one_go else "NOT EQUAL"
     for fact, value in (
         ("kills (SIGKILL)", f"{outcome.kills}"),
-        ("acknowledged saves", f"{outcome.saves:,}"),
+        ("acknowledged events", f"{outcome.events:,}"),
         ("of these lost", f"{outcome.lost}"),
+        ("snapshots taken by policy", f"{outcome.snapshots}"),
         ("tasks done", f"{outcome.ended:,} of {outcome.tasks:,}"),
         ("tasks begun again", f"{outcome.again}"),
-        ("a save took", f"p50 {outcome.p50_ms:.1f} ms, p99 {outcome.p99_ms:.1f} ms"),
+        ("a dispatch took", f"p50 {outcome.p50_ms:.1f} ms, p99 {outcome.p99_ms:.1f} ms"),
         ("digest of all results", shortened(outcome.digest, _DIGITS)),
         ("of a run in one go", f"{shortened(outcome.in_one_go, _DIGITS)} {equal}"),
     ):
         table.add_row(fact, value)
     return table
-
-
-@contextmanager
-def _telling(path: str) -> Generator[None, None, None]:
-    """Turn what can go wrong with what is stored into a line that says so, and exit code 1."""
-    try:
-        yield
-    except CorruptSnapshotError as error:
-        names: Sequence[str] = ()
-        with suppress(SwooshError):  # the damage is the one to tell
-            names = older(path)
-        beside = f"; older generations beside it: {', '.join(names)}" if names else ""
-        fail(printable(f"{path}: damaged: {error.reason}{beside}"))
-    except CorruptJournalError as error:
-        fail(printable(str(error)))
-    except (SwooshError, OSError, ModuleNotFoundError) as error:
-        fail(printable(f"{path}: {reason_of(path, error)}"))
 
 
 async def _write(data: bytes) -> None:

@@ -12,15 +12,20 @@ from rich.tree import Tree
 
 from ..backends.base import Bounds, Index
 from ..backends.file import FileBackend, Generations, Record, SegmentFacts, Survey, TornCopy
+from ..clock import Timestamp
 from ..codec import EventCodec, EventsDamagedError
-from ..errors import CorruptJournalError
+from ..errors import CorruptJournalError, SwooshError
 from ._inspect import wall_time
 from ._reading import ReadingDisk
 from ._terminal import printable, shortened
 
-__all__ = ["Holdings", "holdings", "journal_report", "surveyed"]
+__all__ = ["Holdings", "NoBackendError", "backend_in", "holdings", "journal_report", "surveyed", "time_of"]
 
 _HOST_CHARS = 80
+
+
+class NoBackendError(SwooshError):
+    """There is no backend."""
 
 
 class Holdings(msgspec.Struct, frozen=True):
@@ -46,6 +51,21 @@ def holdings(path: str) -> Holdings:
     snapshots = Generations(os.path.join(path, "snapshot"), disk=ReadingDisk())
     survey = surveyed(path)
     return Holdings(bool(snapshots.names()), os.path.lexists(survey.path) or bool(survey.bases()))
+
+
+def backend_in(directory: str) -> FileBackend:
+    """The backend in that directory, for those who only look.
+
+    Raises:
+        NoBackendError: There is none.
+        BackendError: It cannot be listed.
+    """
+    if not os.path.isdir(directory):
+        raise NoBackendError("not a directory" if os.path.exists(directory) else "no such directory")
+    held = holdings(directory)
+    if not (held.snapshot or held.journal):
+        raise NoBackendError("a directory without a FileBackend's snapshots and journal")
+    return FileBackend(directory, disk=ReadingDisk())
 
 
 def surveyed(path: str) -> Survey:
@@ -82,8 +102,8 @@ def _facts(
         ("first index", str(bounds.first) if kept else "none"),
         ("last index", str(bounds.last) if bounds.last else "none"),
         ("entries", f"{bounds.last - bounds.first + 1:,}"),
-        ("first entry", _time_of(backend, bounds.first) if kept else "none"),
-        ("last entry", _time_of(backend, bounds.last) if kept else "none"),
+        ("first entry", _told_time(backend, bounds.first) if kept else "none"),
+        ("last entry", _told_time(backend, bounds.last) if kept else "none"),
         ("epoch", "none" if record is None else str(record.epoch)),
         ("claimed by", "nobody" if record is None else f"process {record.pid} on {host}"),
         ("space", f"{sum(segment.size_bytes for segment in segments):,} bytes"),
@@ -92,19 +112,24 @@ def _facts(
     return [*facts, ("unfinished", f"{torn_bytes:,} bytes at the end")] if torn_bytes else facts
 
 
-def _time_of(backend: FileBackend, index: int) -> str:
-    """When the entry with that index was appended.
+def time_of(backend: FileBackend, index: int) -> Timestamp | None:
+    """When the entry with that index was appended; None where it was truncated meanwhile.
 
     Raises:
         CorruptJournalError: Its batch has no timestamp.
     """
     batch = next(iter(backend.read(Index(index - 1), 1)), None)
     if batch is None or not batch.first <= index <= batch.last:
-        return "kept no more"  # it was truncated meanwhile
+        return None
     try:
-        return wall_time(str(EventCodec.stamp(batch.data).plus(index - batch.first)))
+        return EventCodec.stamp(batch.data).plus(index - batch.first)
     except EventsDamagedError as error:
         raise CorruptJournalError(backend.where, error.reason, offset=None, index=index) from None
+
+
+def _told_time(backend: FileBackend, index: int) -> str:
+    time = time_of(backend, index)
+    return "kept no more" if time is None else wall_time(str(time))
 
 
 def _segments_tree(segments: list[SegmentFacts], most: int) -> Tree:

@@ -1,12 +1,13 @@
 """The demo: an orchestrator is killed in the midst of its work, three times, and must not lose what it acknowledged.
 
 It is a process of its own (see `_orchestrator`). What it acknowledges is read to the last line that it wrote before it
-died, and compared with what the next one finds; in the end the results in the snapshot are compared with those of a run
-in one go.
+died, and compared with what the next one finds; in the end every acknowledged event is looked for in the state, and the
+results in it are compared with those of a run in one go.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import signal
 import subprocess
@@ -19,12 +20,14 @@ from pathlib import Path
 import anyio
 import msgspec
 
+from ..backends.file import FileBackend
 from ..errors import SwooshError
 from ..models import OrchestratorState, Snapshot
-from ..snapshots import FileSnapshotStore
 from ._ledger import Ledger
-from ._messages import Failed, Finished, Found, Message, Saved, from_line
-from ._orchestrator import FILE_NAME
+from ._messages import Acknowledged, Failed, Finished, Found, Message, from_line
+from ._orchestrator import machine
+from ._reading import ReadingDisk
+from ._tasks import PROGRAM
 from ._terminal import Report
 from ._work import digest_of, files_below, result_of
 
@@ -34,6 +37,10 @@ KILLS = 3
 
 _ORCHESTRATOR = "swoosh_async.cli._orchestrator"
 _LEAST_FILES = 10 * KILLS
+_PIPE_BYTES = 4096
+"""What the orchestrator can tell before it is read, on Linux, so that it is not far ahead when it is killed."""
+
+_GENERATION = re.compile(r"snapshot\.([0-9]+)-")
 
 Bar = Callable[[str, int, int], AbstractContextManager[Report]]
 
@@ -47,21 +54,23 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         kills: How often the orchestrator was killed in mid-work.
-        saves: How many saves were acknowledged.
-        lost: How many of them the last snapshot is older than.
+        events: How many events were acknowledged.
+        lost: How many of them are not in the state.
+        snapshots: How many snapshots were taken, all of them by policy.
         tasks: How many tasks there were.
         ended: How many of them have ended.
         again: How many tasks were begun again after a kill.
-        p50_ms: The median of the saves' durations, in milliseconds.
+        p50_ms: The median of the dispatches' durations, in milliseconds.
         p99_ms: Their 99th percentile.
-        digest: Over all results, as the last snapshot has them.
-        in_one_go: The same, of a run that was not interrupted and saved nothing.
-        index: The last snapshot's index.
+        digest: Over all results, as the state has them.
+        in_one_go: The same, of a run that was not interrupted and kept nothing.
+        index: The last event's.
     """
 
     kills: int
-    saves: int
+    events: int
     lost: int
+    snapshots: int
     tasks: int
     ended: int
     again: int
@@ -81,7 +90,7 @@ class Demo:
     """One run of it.
 
     Args:
-        directory: Where the orchestrator keeps its snapshots.
+        directory: The orchestrator's backend.
         source: The directory whose files are the tasks.
         say: Called with each thing that happens, as a sentence.
         bar: Makes a progress bar, given what is done, how much there is, and how much is done already.
@@ -89,6 +98,7 @@ class Demo:
 
     def __init__(self, directory: Path, source: Path, say: Callable[[str], None], bar: Bar) -> None:
         self._directory = directory
+        self._backend = FileBackend(directory, disk=ReadingDisk())
         self._source = source
         self._say = say
         self._bar = bar
@@ -103,22 +113,35 @@ class Demo:
         Raises:
             LostStateError: Something that was acknowledged is gone.
             DemoError: The orchestrator did not do its work.
-            SwooshError: The last snapshot cannot be read.
+            SwooshError: What is there cannot be read.
         """
         if len(self._names) < _LEAST_FILES:
             raise DemoError(f"{self._source} holds {len(self._names)} .py files; at least {_LEAST_FILES} are needed")
         self._say(
-            f"{len(self._names):,} files below {self._source} are to be hashed; the state is kept in {self._store_path}"
+            f"{len(self._names):,} files below {self._source} are to be hashed; the state is kept in {self._directory}"
         )
+        before = self._stored()
+        held = before.last_applied_index or self._backend.names()
+        if held and before.state.settings.get("program") != PROGRAM:
+            raise DemoError(f"{self._directory} holds a state that is not the demo's; give it another DIR")
+        if before.last_applied_index:
+            self._say(f"an earlier run ends at index {before.last_applied_index}; this one starts over behind it")
+        taken = self._snapshots_taken()
         for kill in range(1, KILLS + 1):
             self._live(kill)
         self._live(None)
-        snapshot = anyio.run(FileSnapshotStore(self._store_path).load_latest)
-        return self._outcome(snapshot)
+        return self._outcome(self._stored(), self._snapshots_taken() - taken)
 
-    @property
-    def _store_path(self) -> Path:
-        return self._directory / FILE_NAME
+    # ------------------------------------------------------------------ what is stored
+
+    def _stored(self) -> Snapshot[OrchestratorState]:
+        """The state as it is on the disk; nothing is claimed, and nothing changed."""
+        return anyio.run(machine(self._backend).snapshot_at)
+
+    def _snapshots_taken(self) -> int:
+        """How many snapshots were ever taken there: their names count up."""
+        numbers = (_GENERATION.match(name) for name in self._backend.names())
+        return max((int(number[1]) for number in numbers if number), default=0)
 
     # ------------------------------------------------------------------ one life of the orchestrator
 
@@ -138,7 +161,7 @@ class Demo:
             self._kills += 1
             self._say(
                 f"kill {kill}: with {self._ledger.done:,} tasks done, index {self._ledger.index} acknowledged"
-                + (", in the midst of a save (a temp file is left)" if self._is_torn() else "")
+                + (", in the midst of a snapshot (a temp file is left)" if self._is_torn() else "")
             )
 
     @contextmanager
@@ -148,7 +171,7 @@ class Demo:
         command = [sys.executable, *here, "-m", _ORCHESTRATOR, str(self._directory), str(self._source), self._run]
         # in a session of its own, so that Ctrl-C reaches this process only, which then kills it
         with subprocess.Popen(  # noqa: S603  this very Python, and no shell
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pipesize=_PIPE_BYTES, start_new_session=True
         ) as process:
             try:
                 yield process
@@ -161,15 +184,14 @@ class Demo:
             raise DemoError(message.reason)
         if not isinstance(message, Found):
             raise DemoError("the orchestrator did not start")
-        first = self._kills == 0
-        if not first:
-            self._ledger.found(message)
-            self._say(
-                f"start {message.start}: found index {message.index}, {message.done:,} tasks done,"
-                f" {message.again} running, which are begun again; nothing acknowledged is lost"
-            )
-        elif message.index:
-            self._say(f"an earlier run's snapshot is there, index {message.index}; the work starts over behind it")
+        self._ledger.found(message)
+        if not self._kills:
+            return
+        self._say(
+            f"start {message.start}: found index {message.index}, {message.done:,} tasks done,"
+            f" {message.again} running, which are begun again; nothing acknowledged is lost"
+        )
+        self._say(f"    {_recovery(message)}")
 
     def _follow(
         self, messages: Iterator[Message], process: subprocess.Popen[bytes], kill: int | None
@@ -181,29 +203,30 @@ class Demo:
             for message in messages:
                 if isinstance(message, Failed):
                     raise DemoError(message.reason)
-                if not isinstance(message, Saved):
+                if not isinstance(message, Acknowledged):
                     continue
-                self._ledger.saved(message)
-                report(message.done)
-                if kill is not None and point is not None and message.done >= point:
-                    # the next save has begun: early in it, in its midst, late in it
+                self._ledger.acknowledged(message)
+                report(self._ledger.done)
+                if kill is not None and point is not None and self._ledger.done >= point:
+                    # the next dispatches have begun: early in them, in their midst, late in them
                     time.sleep(message.duration_s * kill / (KILLS + 1))
                     process.kill()
                     point = None
         return message
 
     def _is_torn(self) -> bool:
-        """Whether a save was under way when the orchestrator died."""
+        """Whether a snapshot was under way when the orchestrator died."""
         return any(self._directory.glob("snapshot-*.tmp"))
 
     # ------------------------------------------------------------------ the comparison
 
-    def _outcome(self, snapshot: Snapshot[OrchestratorState]) -> Outcome:
-        tasks = snapshot.state.tasks.values()
+    def _outcome(self, stored: Snapshot[OrchestratorState], snapshots: int) -> Outcome:
+        index, tasks = stored.last_applied_index, stored.state.tasks.values()
         return Outcome(
             kills=self._kills,
-            saves=len(self._ledger.durations_s),
-            lost=self._ledger.lost(snapshot.last_applied_index),
+            events=len(self._ledger.events),
+            lost=self._ledger.lost(index, stored.state.tasks),
+            snapshots=snapshots,
             tasks=len(self._names),
             ended=sum(task.status.final for task in tasks),
             again=sum(task.attempts > 1 for task in tasks),
@@ -211,7 +234,7 @@ class Demo:
             p99_ms=self._ledger.duration_ms(0.99),
             digest=digest_of((task.id, task.result or "") for task in tasks),
             in_one_go=digest_of(self._in_one_go()),
-            index=snapshot.last_applied_index,
+            index=index,
         )
 
     def _in_one_go(self) -> Iterator[tuple[str, str]]:
@@ -222,6 +245,17 @@ class Demo:
                 except OSError as error:
                     yield name, type(error).__name__
                 report(number)
+
+
+def _recovery(found: Found) -> str:
+    """How it came back, for people."""
+    snapshot = "no snapshot" if found.snapshot is None else f"snapshot of index {found.snapshot}"
+    return (
+        f"recovered in {1e3 * (found.claim_s + found.load_s + found.replay_s):.1f} ms:"
+        f" claim {1e3 * found.claim_s:.1f} ms, {snapshot} {1e3 * found.load_s:.1f} ms,"
+        f" {found.entries:,} entries replayed {1e3 * found.replay_s:.1f} ms;"
+        f" {found.passed_over} snapshots passed over, {found.torn_bytes:,} torn bytes cut"
+    )
 
 
 def _messages(process: subprocess.Popen[bytes]) -> Iterator[Message]:

@@ -14,7 +14,7 @@ from ..clock import Timestamp
 from ._terminal import printable, shortened
 from ._tree import scalar
 
-__all__ = ["Opaque", "compact", "json_line", "plain"]
+__all__ = ["Opaque", "compact", "json_line", "json_of", "plain"]
 
 _DEPTH = 12
 
@@ -27,12 +27,6 @@ class Opaque(msgspec.Struct, frozen=True):
     """
 
     msgpack: bytes
-
-
-class _Line(msgspec.Struct, frozen=True):
-    index: int
-    hlc: str
-    event: Any
 
 
 def plain(event: msgspec.Raw) -> Any:
@@ -100,11 +94,15 @@ def _key(key: Any, chars: int) -> str:
 
 def json_line(index: int, hlc: Timestamp, event: Any) -> bytes:
     """An entry as one line of JSON, in UTF-8, with what is not printable escaped; bytes are base64."""
-    line = _Line(index, str(hlc), event)
+    return json_of({"index": index, "hlc": str(hlc), "event": event})
+
+
+def json_of(facts: Mapping[str, Any]) -> bytes:
+    """Facts by name, plain data, as one line of JSON; as `json_line` writes it."""
     try:
-        text = msgspec.json.encode(line, enc_hook=_held).decode()
+        text = msgspec.json.encode(facts, enc_hook=_held).decode()
     except TypeError:  # JSON has no such keys
-        text = msgspec.json.encode(_Line(index, line.hlc, _with_keys(event)), enc_hook=_held).decode()
+        text = msgspec.json.encode(_with_keys(facts), enc_hook=_held).decode()
     if not text.isprintable():
         text = "".join(c if c.isprintable() else _escaped(c) for c in text)
     return text.encode() + b"\n"

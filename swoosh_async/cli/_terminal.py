@@ -22,10 +22,24 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["Report", "bar", "fail", "line", "output", "printable", "shortened"]
+__all__ = [
+    "Progressing",
+    "Report",
+    "bar",
+    "fail",
+    "line",
+    "output",
+    "printable",
+    "progress",
+    "shortened",
+    "show_cursor",
+]
 
 Report = Callable[[int], None]
 """Takes how much is done."""
+
+Progressing = Callable[[int, int], None]
+"""Takes how much is done, and how much there is."""
 
 _PIPE_COLUMNS = 10_000
 _LONG_BYTES = 16 << 20
@@ -63,22 +77,45 @@ def bar(
     Yields:
         A function to be called with how much is done.
     """
-    console = Console(stderr=True)
-    if not console.is_interactive or (unit == "bytes" and total < _LONG_BYTES):
+    if unit == "bytes" and total < _LONG_BYTES:
         yield _ignore
         return
-    columns: tuple[ProgressColumn, ...] = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn() if unit == "files" else DownloadColumn(binary_units=True),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total, completed=completed)
-        yield lambda done: progress.update(task, completed=done)
+    column = MofNCompleteColumn() if unit == "files" else DownloadColumn(binary_units=True)
+    with _shown(what, column, total, completed) as report:
+        yield lambda done: report(done, total)
 
 
-def _ignore(_: int) -> None:
+@contextmanager
+def progress(what: str) -> Generator[Progressing, None, None]:
+    """As `bar`, where how much there is to do is known only as it is done.
+
+    Yields:
+        A function to be called with how much is done, and how much there is.
+    """
+    with _shown(what, MofNCompleteColumn()) as report:
+        yield report
+
+
+@contextmanager
+def _shown(
+    what: str, column: ProgressColumn, total: int | None = None, completed: int = 0
+) -> Generator[Progressing, None, None]:
+    console = Console(stderr=True)
+    if not console.is_interactive:
+        yield _ignore
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), column)
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=total, completed=completed)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def show_cursor() -> None:
+    """Give a terminal its cursor back, which a bar hides while it is shown."""
+    Console(stderr=True).show_cursor()
+
+
+def _ignore(*_: int) -> None:
     return
 
 
