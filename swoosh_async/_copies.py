@@ -66,6 +66,10 @@ def copying(source: Backend, target: Backend, until: int | None) -> Generator[No
         last = bounds.last if until is None else until
         if not 0 <= last <= bounds.last:
             raise ValueError(f"index must be 0 to {bounds.last}, which is the last")
+        ahead = max((snapshot.position for snapshot in snapshots), default=0)
+        if ahead > bounds.last:
+            reason = f"a snapshot holds index {ahead}, and the journal ends before it"
+            raise CorruptJournalError(source.where, reason, offset=None, index=bounds.last + 1)
         newest = max((snapshot.cursor for snapshot in snapshots), default=Cursor())
         if newest.index < min(bounds.first - 1, last):
             raise TruncatedError(source.where, after=newest.index, first=bounds.first)

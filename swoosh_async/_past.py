@@ -68,9 +68,11 @@ class Past(Generic[S, E]):
         Raises:
             ValueError: There is no such index yet.
             TruncatedError: What leads to it is kept no more.
+            CorruptJournalError: It is damaged, or ends before a snapshot.
         """
 
         async def once() -> Standing[S]:
+            await self._check_ends()
             target = await self.index_at(index, hlc)
             bounds = await self._bounds()
             return await self._folded(await self._base(target, bounds), target, progress)
@@ -137,6 +139,14 @@ class Past(Generic[S, E]):
         return folded
 
     # ------------------------------------------------------------------ steps
+
+    async def _check_ends(self) -> None:
+        """Check that the journal does not end before a snapshot, as it does where it was lost."""
+        newest = max((ref.index for ref in await self._refs()), default=0)
+        last = (await self._bounds()).last
+        if newest > last:
+            reason = f"a snapshot holds index {newest}, and the journal ends before it"
+            raise CorruptJournalError(self._backend.where, reason, offset=None, index=last + 1)
 
     async def _base(self, target: int, bounds: Bounds) -> Standing[S]:
         """The newest state that is stored, not behind `target`, from which on the journal is complete."""

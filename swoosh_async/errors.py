@@ -356,7 +356,7 @@ class DivergenceError(SwooshError):
     """Replaying the same events has given another state, so that what is stored cannot be what they lead to.
 
     Attributes:
-        path: Where in the state the difference begins, such as ``state.tasks['build'].attempts``.
+        path: Where in the state the difference begins, such as ``state.tasks.build.attempts``.
         older: The index from which on entries were replayed.
         newer: The index whose state is another.
     """

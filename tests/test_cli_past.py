@@ -19,14 +19,16 @@ import pytest
 from anyio import to_thread
 
 from swoosh_async import FileBackend, MemoryBackend, Snapshot, SnapshotStore, StateMachine, Timestamp
-from swoosh_async.cli import _machines, _replay, _terminal
+from swoosh_async.cli import _history, _machines, _replay, _terminal
 from swoosh_async.cli._diff import lines_of
 from swoosh_async.cli._history import Span, span_of
 from swoosh_async.cli._machines import MachineError, machine_of
 from swoosh_async.cli._points import Point, point_of
+from swoosh_async.cli._replay import NoMachineError, Replayer
 from swoosh_async.codec._difference import differences
+from swoosh_async.errors import SnapshotNotFoundError
 
-from .test_cli import ANSI, Command, command, fact, flipped, terminals
+from .test_cli import ANSI, Command, command, encoded, fact, flipped, resealed, terminals
 from .test_cli_journal import everything
 
 if sys.platform == "win32":
@@ -243,6 +245,23 @@ def test_history_of_what_is_damaged(swoosh: Command, var: Path) -> None:
     assert (ran.code, "\x1b" in ran.out) == (0, False)
     kept = json.loads(swoosh("history", var, "--json").out)["snapshots"][1]
     assert (kept["name"], kept["whole"], "index" in kept) == (oldest.name, False, False)
+
+
+def test_history_of_what_goes(swoosh: Command, var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that is pruned meanwhile is left out; one that a newer version wrote is shown, and does not count."""
+    latest = encoded(Snapshot(state=[], last_applied_index=4), Any)
+    for path in (var / "snapshot", max(var.glob("snapshot.*"))):
+        path.write_bytes(resealed(latest, b'"format":1', b'"format":2'))
+    ran = swoosh("history", var)
+    assert ran.code == 0
+    assert "format 2 found, 1 supported" in ran.out
+    assert "the states after index 2 to 6" in ran.out
+
+    def pruned(*_: Any) -> None:
+        raise SnapshotNotFoundError("gone")
+
+    monkeypatch.setattr(_history, "opened", pruned)
+    assert json.loads(swoosh("history", var, "--json").out)["snapshots"] == []
 
 
 def test_history_of_little(swoosh: Command, here: Path) -> None:
@@ -507,6 +526,17 @@ def test_diff_without_a_machine(swoosh: Command, var: Path, here: Path) -> None:
     assert "there is no index 9 yet, the last is 6" in swoosh("diff", var, "2", "9").err
     anyio.run(partial(filled, here / "journal", ()))
     assert "give --machine MODULE:NAME" in swoosh("diff", here / "journal", "0", "1").err
+
+
+def test_diff_beside_damage(swoosh: Command, var: Path) -> None:
+    """A damaged snapshot is told where it is needed, and is not in the way elsewhere."""
+    oldest = min(var.glob("snapshot.*"))
+    oldest.write_bytes(flipped(oldest.read_bytes()))
+    assert "damaged: the checksum does not match" in swoosh("diff", var, "2", "4").err
+    oldest.write_bytes(b"nothing")
+    assert swoosh("diff", var, "4", "4").out == "index 4 → index 4\nno difference\n"
+    with pytest.raises(NoMachineError):
+        Replayer(FileBackend(var), None).verify()
 
 
 def test_diff_of_snapshots_alone(swoosh: Command, here: Path) -> None:

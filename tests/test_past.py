@@ -132,6 +132,17 @@ async def test_state_at_passes_over_damage(tmp_path: Path) -> None:
     assert await machine_of(backend).state_at(index=8) == tuple(range(1, 9))
 
 
+async def test_a_journal_that_was_lost(backend: Backend, tmp_path: Path) -> None:
+    """Where a snapshot is ahead of the journal, nothing is shown or copied as if all were well."""
+    await SnapshotStore(backend, State).save(Snapshot(state=(1, 2), last_applied_index=2))
+    machine = machine_of(backend)
+    with pytest.raises(CorruptJournalError, match="a snapshot holds index 2, and the journal ends before it"):
+        await machine.state_at()
+    with pytest.raises(CorruptJournalError, match="a snapshot holds index 2, and the journal ends before it"):
+        await machine.backup(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 async def test_progress(backend: Backend) -> None:
     """Whoever waits for long is told how far it is."""
     await numbers(backend, 10, snapshots=(4,))

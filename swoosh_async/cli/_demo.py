@@ -24,6 +24,7 @@ from ..backends.file import FileBackend
 from ..errors import SwooshError
 from ..models import OrchestratorState, Snapshot
 from ._ledger import Ledger
+from ._machines import told_of_user
 from ._messages import Acknowledged, Failed, Finished, Found, Message, from_line
 from ._orchestrator import machine
 from ._reading import ReadingDisk
@@ -136,7 +137,8 @@ class Demo:
 
     def _stored(self) -> Snapshot[OrchestratorState]:
         """The state as it is on the disk; nothing is claimed, and nothing changed."""
-        return anyio.run(machine(self._backend).snapshot_at)
+        with told_of_user(f"{self._directory}: replaying what is there"):
+            return anyio.run(machine(self._backend).snapshot_at)
 
     def _snapshots_taken(self) -> int:
         """How many snapshots were ever taken there: their names count up."""
