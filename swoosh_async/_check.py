@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import msgspec
 
 from ._breather import Breather
-from ._folds import Upcasts
+from ._folds import Upcasts, today
 from ._hop import Hop, readers
 from ._pages import Pages
 from .backends.base import Backend
@@ -22,6 +22,7 @@ from .errors import (
     SchemaVersionError,
     SnapshotNotFoundError,
     SwooshError,
+    TruncatedError,
 )
 from .snapshots import SnapshotStore
 
@@ -131,6 +132,8 @@ class _Entries:
         breathe = Breather()
         try:
             batches = self._pages.read(self._after, self._last)
+        except TruncatedError:  # meanwhile
+            return True
         except CorruptJournalError as error:  # nothing behind it can be read
             self._errors.append(error)
             return False
@@ -146,10 +149,9 @@ class _Entries:
         return True
 
     def _today(self, index: int, event: Any) -> None:
-        upcast = self._upcasts.get(event.__class__)
         try:
-            for newer in () if upcast is None else upcast(event):
-                if type(newer) not in self._upcasts:
+            for newer in today(event, self._upcasts):
+                if newer is not event:
                     self._codec.encode(newer)
         except InvalidStateError as error:
             self._wrong(index, f"what stands for it today is no event ({error.reason})")

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ._pages import Pages
+from ._recovery import check_end
 from .backends.base import Backend, Batch, Epoch, Index, Position, Source
 from .clock import Timestamp
 from .codec import EventCodec, EventsDamagedError, Facts, SnapshotCodec
@@ -66,15 +67,14 @@ def copying(source: Backend, target: Backend, until: int | None) -> Generator[No
         last = bounds.last if until is None else until
         if not 0 <= last <= bounds.last:
             raise ValueError(f"index must be 0 to {bounds.last}, which is the last")
-        ahead = max((snapshot.position for snapshot in snapshots), default=0)
-        if ahead > bounds.last:
-            reason = f"a snapshot holds index {ahead}, and the journal ends before it"
-            raise CorruptJournalError(source.where, reason, offset=None, index=bounds.last + 1)
         newest = max((snapshot.cursor for snapshot in snapshots), default=Cursor())
+        check_end(source.where, newest.index, bounds.last)
         if newest.index < min(bounds.first - 1, last):
             raise TruncatedError(source.where, after=newest.index, first=bounds.first)
         for snapshot in snapshots:
-            target.put(snapshot, keep=len(snapshots), allow_rollback=True)
+            stored = target.put(snapshot, keep=len(snapshots), allow_rollback=True)
+            with target.open(stored.name) as copy:
+                snapshot.verify(copy)
             yield
         time = yield from _entries(source, target, bounds.first, last)
         return newest if time is None else Cursor(last, str(time))

@@ -10,7 +10,6 @@ from ._folds import Dispatch, Fold, Folds, Standing
 from ._hop import Hop, readers
 from ._pages import Pages
 from .backends.base import Backend, Claim
-from .codec import EventCodec
 from .errors import ClosedError, SwooshError
 from .journal import Journal
 
@@ -29,16 +28,9 @@ class FoldedJournal(Journal[E], Generic[S, E]):
         initial: Standing[S],
         backend: Backend,
         event_type: Any,
-        *,
-        older: Iterable[type] = (),
         **options: Any,
     ) -> None:
         super().__init__(backend, event_type, **options)
-        hooks = {name: options.get(name) for name in ("enc_hook", "dec_hook")}
-        self._codec = EventCodec(event_type, older=older, **hooks)
-        self.pages: Pages[E] = Pages(backend, self._codec)
-        """What reads its entries."""
-        self._pages = self.pages
         self._fold = fold
         self._initial = initial
         self.served: Callable[[], None] | None = None
@@ -46,6 +38,11 @@ class FoldedJournal(Journal[E], Generic[S, E]):
 
     def _begin(self, claim: Claim) -> Folds[S, E]:
         return Folds(self._backend, self._codec, self._clock, claim, fold=self._fold, standing=self._initial)
+
+    @property
+    def pages(self) -> Pages[E]:
+        """What reads its entries."""
+        return self._pages
 
     @property
     def folds(self) -> Folds[S, E]:

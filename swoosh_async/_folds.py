@@ -22,7 +22,7 @@ from .codec import EventCodec
 from .errors import ConflictError, InvalidStateError, again
 from .models import Cursor
 
-__all__ = ["Dispatch", "Fold", "Folds", "Standing", "Upcasts"]
+__all__ = ["Dispatch", "Fold", "Folds", "Standing", "Upcasts", "today"]
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -54,6 +54,16 @@ Upcasts = Mapping[type, Callable[[Any], Iterable[Any]]]
 """What stands today for an event of an older type: any number of events, by the older type."""
 
 
+def today(event: Any, upcasts: Upcasts) -> Iterator[Any]:
+    """What stands today for a stored event: itself, unless it is of an older type."""
+    upcast = upcasts.get(event.__class__)
+    if upcast is None:
+        yield event
+    else:
+        for newer in upcast(event):
+            yield from today(newer, upcasts)
+
+
 class Fold(Generic[S, E]):
     """The user's function, over entries that are in a journal.
 
@@ -75,11 +85,11 @@ class Fold(Generic[S, E]):
         """
         state, index, time = standing.state, standing.index, standing.time
         breathe = Breather()
-        after = self._after_upcast if self._upcasts else self._after
+        apply, plainly = self.apply, not (self.takes_entry or self._upcasts)
         for some in entries:
             for entry in some:
                 try:
-                    state = after(state, entry)
+                    state = apply(state, entry.event) if plainly else self._after(state, entry)
                 except Exception as error:
                     error.add_note(f"while index {entry.index} was replayed, which is in the journal")
                     raise
@@ -90,20 +100,10 @@ class Fold(Generic[S, E]):
         return Standing(state, index, time)
 
     def _after(self, state: S, entry: Entry[E]) -> S:
-        return self.apply(state, entry.event, entry) if self.takes_entry else self.apply(state, entry.event)
-
-    def _after_upcast(self, state: S, entry: Entry[E]) -> S:
-        for event in self._today(entry.event):
-            state = self._after(state, Entry.of(entry.index, entry.hlc, event))
+        for event in today(entry.event, self._upcasts):
+            more = (Entry.of(entry.index, entry.hlc, event),) if self.takes_entry else ()
+            state = self.apply(state, event, *more)
         return state
-
-    def _today(self, event: Any) -> Iterator[Any]:
-        upcast = self._upcasts.get(event.__class__)
-        if upcast is None:
-            yield event
-        else:
-            for newer in upcast(event):
-                yield from self._today(newer)
 
 
 class Dispatch(Append):

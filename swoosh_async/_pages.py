@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from ._entries import Entry, Origin
 from .backends.base import Batch, Index, JournalBackend
+from .clock import Timestamp
 from .codec import EventCodec, EventsDamagedError
 from .errors import CorruptJournalError, TruncatedError
 
@@ -34,7 +35,7 @@ class Pages(Generic[E]):
         self._backend = backend
         self._codec = codec
 
-    def read(self, after: int, last: int) -> Sequence[Batch]:
+    def read(self, after: int, last: int, max_bytes: int | None = None) -> Sequence[Batch]:
         """Some of the batches with entries behind `after`, which is before `last`; in a worker thread.
 
         Raises:
@@ -42,7 +43,7 @@ class Pages(Generic[E]):
             CorruptJournalError: A batch is damaged or missing.
             SwooshError: As `JournalBackend.read`.
         """
-        batches = self._backend.read(Index(after), PAGE_BYTES)
+        batches = self._backend.read(Index(after), PAGE_BYTES if max_bytes is None else max_bytes)
         if batches and batches[0].first <= after + 1 <= batches[0].last:
             return batches
         first = self._backend.bounds().first
@@ -50,6 +51,20 @@ class Pages(Generic[E]):
             raise TruncatedError(self._backend.where, after=after, first=first)
         reason = f"it is missing, of {last}"
         raise CorruptJournalError(self._backend.where, reason, offset=None, index=after + 1)
+
+    def time_of(self, index: int) -> Timestamp:
+        """When the entry with that index was appended; in a worker thread.
+
+        Raises:
+            TruncatedError: It is kept no more.
+            CorruptJournalError: Its batch has no timestamp.
+            SwooshError: As `JournalBackend.read`.
+        """
+        batch = self.read(index - 1, index, 1)[0]
+        try:
+            return self._codec.stamp(batch.data).plus(index - batch.first)
+        except EventsDamagedError as error:
+            raise CorruptJournalError(self._backend.where, error.reason, offset=None, index=index) from None
 
     def entries(self, batches: Sequence[Batch], after: int, last: int) -> Iterator[list[Entry[E]]]:
         """The entries of these batches behind `after` and up to `last`, some at a time.

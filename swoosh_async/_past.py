@@ -1,32 +1,36 @@
 """What was before: a state as it stood at some point, and whether replaying gives the same once more.
 
-It only reads, and needs no claim, so it may look at what another process writes. What it needs may be trimmed under its
-hands; then it begins anew, with what there is.
+It only reads what there is, and needs no claim, so it may look at what another process writes. What it needs may be
+trimmed under its hands; then it begins anew, with what there is.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+import msgspec
+
+from ._copies import copying
 from ._folds import Fold, Standing
-from ._hop import Hop, readers
+from ._hop import Hop, readers, surely
 from ._pages import Pages
-from .backends.base import Backend, Bounds, Index
+from ._recovery import check_end
+from .backends.base import Backend, Bounds
+from .backends.file import Draft
 from .clock import Timestamp
-from .codec import EventCodec, EventsDamagedError
 from .errors import (
-    CorruptJournalError,
     CorruptSnapshotError,
     DivergenceError,
     SchemaVersionError,
     SnapshotNotFoundError,
     TruncatedError,
 )
-from .models import Snapshot
+from .models import Cursor, Snapshot
 from .snapshots import SnapshotRef, SnapshotStore
 
-__all__ = ["Past", "Progress"]
+__all__ = ["Past", "Point", "Progress", "point_of"]
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -37,12 +41,37 @@ Progress = Callable[[int, int], object]
 _TRIES = 5
 
 
+class Point(msgspec.Struct, frozen=True):
+    """A point in the past: after an index, or after all up to a time; with neither, the end."""
+
+    index: int | None = None
+    hlc: Timestamp | None = None
+
+
+def point_of(index: int | None, hlc: Timestamp | str | None) -> Point:
+    """The point that these stand for, at most one of which is given.
+
+    Raises:
+        ValueError: Both are given, or the text is no timestamp.
+    """
+    if index is not None and hlc is not None:
+        raise ValueError("give an index or a time, not both")
+    return Point(index, Timestamp.parse(hlc) if isinstance(hlc, str) else hlc)
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """What there is: snapshots, the one with the highest index first, and the journal's bounds."""
+
+    refs: list[SnapshotRef]
+    bounds: Bounds
+
+
 class Past(Generic[S, E]):
     """The states that lead to the present one.
 
     Args:
         backend: Where the bytes are kept.
-        new_store: Makes a store for its snapshots.
+        store: Its snapshots.
         pages: What reads its entries.
         fold: The user's function.
         initial: What there was before the first event.
@@ -51,19 +80,19 @@ class Past(Generic[S, E]):
     def __init__(
         self,
         backend: Backend,
-        new_store: Callable[[], SnapshotStore[S]],
+        store: SnapshotStore[S],
         pages: Pages[E],
         fold: Fold[S, E],
         initial: Standing[S],
     ) -> None:
         self._backend = backend
-        self._new_store = new_store
+        self._store = store
         self._pages = pages
         self._fold = fold
         self._initial = initial
 
-    async def state_at(self, index: int | None, hlc: Timestamp | None, progress: Progress) -> Standing[S]:
-        """The state after that index, or up to that time; with neither, after the last entry.
+    async def state_at(self, point: Point, progress: Progress) -> Standing[S]:
+        """The state at that point.
 
         Raises:
             ValueError: There is no such index yet.
@@ -72,28 +101,55 @@ class Past(Generic[S, E]):
         """
 
         async def once() -> Standing[S]:
-            await self._check_ends()
-            target = await self.index_at(index, hlc)
-            bounds = await self._bounds()
-            return await self._folded(await self._base(target, bounds), target, progress)
+            kept = await self._kept()
+            target = await self._index_at(kept, point)
+            return await self._folded(await self._base(kept, target), target, progress)
 
         return await _tried(once)
 
-    async def index_at(self, index: int | None, hlc: Timestamp | None) -> int:
-        """Which index that is; raises as `state_at`."""
-        bounds = await self._bounds()
-        if hlc is None:
-            target = bounds.last if index is None else index
-            if not 0 <= target <= bounds.last:
-                raise ValueError(f"index must be 0 to {bounds.last}, which is the last")
-            return target
-        found = await Hop(lambda: self._last_until(hlc, bounds)).run(readers())
-        if 0 < found < bounds.first:  # before all that is kept; a snapshot may stand for it
-            for ref in await self._refs():
-                if ref.index <= found and _is_until(ref, hlc):
-                    return ref.index
-            raise TruncatedError(self._backend.where, after=0, first=bounds.first)
-        return found
+    async def copy(self, path: str | os.PathLike[str], point: Point | None) -> Cursor:
+        """Write what leads to that point, or all that is kept, into a new directory; where its state stands.
+
+        Raises:
+            BackendError: Something is there already, or a step failed; nothing has changed.
+            OutcomeUnknownError: A step failed after which it may be there.
+            SwooshError: As `state_at`.
+        """
+
+        async def once() -> Cursor:
+            until = None if point is None else await self._index_at(await self._kept(), point)
+            draft = Draft(path)
+            try:
+                cursor = await self._copied(await Hop(draft.open).run(readers()), until)
+                await Hop(draft.publish).run(readers())
+            finally:
+                await surely(lambda: Hop(draft.abandon).run(), lambda: draft.abandoned)
+            return cursor
+
+        return await _tried(once)
+
+    async def _copied(self, target: Backend, until: int | None) -> Cursor:
+        steps = copying(self._backend, target, until)
+        end: list[Cursor] = []
+        closed = False
+
+        def step() -> None:
+            try:
+                next(steps)
+            except StopIteration as done:
+                end.append(done.value)
+
+        def close() -> None:
+            nonlocal closed
+            closed = True
+            steps.close()
+
+        try:
+            while not end:
+                await Hop(step).run(readers())
+        finally:
+            await surely(lambda: Hop(close).run(), lambda: closed)
+        return end[0]
 
     async def verify_replay(self, now: Standing[S] | None, progress: Progress) -> int:
         """Replay from the oldest state that there is to each newer one; how many entries these were.
@@ -108,56 +164,68 @@ class Past(Generic[S, E]):
         return await _tried(lambda: self._verified(now, progress))
 
     async def _verified(self, now: Standing[S] | None, progress: Progress) -> int:
-        bounds = await self._bounds()
-        store = self._new_store()
+        kept = await self._kept()
+        bounds = kept.bounds
         begin = self._initial if bounds.first == 1 else None
         standing = begin
         newest = bounds.last if now is None else now.index
-        for ref in reversed(await self._refs()):
-            stored = await self._loaded(store, ref)
+        for ref in reversed(kept.refs):
+            stored = await self._loaded(ref)
             if stored is None or ref.index < bounds.first - 1:
                 continue
             if standing is None:
                 begin = standing = Standing(stored.state, ref.index, ref.hlc)
             else:
-                standing = await self._same(
-                    store, standing, Standing(stored.state, ref.index, ref.hlc), progress, newest
-                )
+                newer = Standing(stored.state, ref.index, ref.hlc)
+                standing = await self._same(standing, newer, progress, newest)
         if standing is None or begin is None:
             raise CorruptSnapshotError(self._backend.where, "no snapshot is whole to replay from", others=())
         if now is not None and now.index >= standing.index:
-            standing = await self._same(store, standing, now, progress, newest)
+            standing = await self._same(standing, now, progress, newest)
         return standing.index - begin.index
 
-    async def _same(
-        self, store: SnapshotStore[S], older: Standing[S], newer: Standing[S], progress: Progress, newest: int
-    ) -> Standing[S]:
+    async def _same(self, older: Standing[S], newer: Standing[S], progress: Progress, newest: int) -> Standing[S]:
         folded = await self._folded(older, newer.index, lambda done, _: progress(older.index + done, newest))
-        difference = await Hop(lambda: store.codec.difference(newer.state, folded.state)).run(readers())
+        difference = await Hop(lambda: self._store.codec.difference(newer.state, folded.state)).run(readers())
         if difference is not None:
             raise DivergenceError(self._backend.where, difference, older=older.index, newer=newer.index)
         return folded
 
     # ------------------------------------------------------------------ steps
 
-    async def _check_ends(self) -> None:
-        """Check that the journal does not end before a snapshot, as it does where it was lost."""
-        newest = max((ref.index for ref in await self._refs()), default=0)
-        last = (await self._bounds()).last
-        if newest > last:
-            reason = f"a snapshot holds index {newest}, and the journal ends before it"
-            raise CorruptJournalError(self._backend.where, reason, offset=None, index=last + 1)
+    async def _kept(self) -> _Kept:
+        """What there is to go back to."""
+        refs = sorted(await self._store.history(), key=lambda ref: ref.index, reverse=True)
+        bounds = await Hop(self._backend.bounds).run(readers())
+        check_end(self._backend.where, refs[0].index if refs else 0, bounds.last)
+        return _Kept(refs, bounds)
 
-    async def _base(self, target: int, bounds: Bounds) -> Standing[S]:
+    async def _index_at(self, kept: _Kept, point: Point) -> int:
+        """Which index that point is; raises as `state_at`."""
+        bounds, hlc = kept.bounds, point.hlc
+        if hlc is None:
+            target: object = bounds.last if point.index is None else point.index
+            if type(target) is not int or not 0 <= target <= bounds.last:
+                raise ValueError(f"index must be an int from 0 to {bounds.last}, which is the last")
+            return target
+        found = await Hop(lambda: self._last_until(hlc, bounds)).run(readers())
+        if 0 < found < bounds.first:  # before all that is kept; a snapshot may stand for it
+            for ref in kept.refs:
+                if ref.index <= found and _is_until(ref, hlc):
+                    return ref.index
+            raise TruncatedError(self._backend.where, after=0, first=bounds.first)
+        return found
+
+    async def _base(self, kept: _Kept, target: int) -> Standing[S]:
         """The newest state that is stored, not behind `target`, from which on the journal is complete."""
-        store = self._new_store()
-        for ref in await self._refs():
-            if ref.index <= target and (ref.index >= bounds.first - 1 or ref.index == target):
-                snapshot = await self._loaded(store, ref)
+        first = kept.bounds.first
+        for ref in kept.refs:
+            if ref.index <= target and (ref.index >= first - 1 or ref.index == target):
+                snapshot = await self._loaded(ref)
                 if snapshot is not None:
                     return Standing(snapshot.state, ref.index, ref.hlc)
-        if bounds.first > 1:
-            raise TruncatedError(self._backend.where, after=min(target, bounds.first - 2), first=bounds.first)
+        if first > 1:
+            raise TruncatedError(self._backend.where, after=min(target, first - 2), first=first)
         return self._initial
 
     async def _folded(self, standing: Standing[S], target: int, progress: Progress) -> Standing[S]:
@@ -173,18 +241,12 @@ class Past(Generic[S, E]):
             progress(standing.index - begun, target - begun)
         return standing
 
-    async def _refs(self) -> list[SnapshotRef]:
-        """The snapshots, the one with the highest index first."""
-        return sorted(await self._new_store().history(), key=lambda ref: ref.index, reverse=True)
-
-    async def _loaded(self, store: SnapshotStore[S], ref: SnapshotRef) -> Snapshot[S] | None:
+    async def _loaded(self, ref: SnapshotRef) -> Snapshot[S] | None:
+        """The snapshot; None where it is damaged, or cannot be read by this program."""
         try:
-            return await store.load(ref)
+            return await self._store.load(ref)
         except (CorruptSnapshotError, SchemaVersionError):
             return None
-
-    async def _bounds(self) -> Bounds:
-        return await Hop(self._backend.bounds).run(readers())
 
     # ------------------------------------------------------------------ in the worker thread
 
@@ -193,20 +255,11 @@ class Past(Generic[S, E]):
         low, high = bounds.first - 1, int(bounds.last)
         while low < high:
             middle = (low + high + 1) // 2
-            if self._time_of(middle) <= hlc:
+            if self._pages.time_of(middle) <= hlc:
                 low = middle
             else:
                 high = middle - 1
         return low
-
-    def _time_of(self, index: int) -> Timestamp:
-        batches = self._backend.read(Index(index - 1), 1)
-        if not batches or not batches[0].first <= index <= batches[0].last:
-            raise TruncatedError(self._backend.where, after=index - 1, first=self._backend.bounds().first)
-        try:
-            return EventCodec.stamp(batches[0].data).plus(index - batches[0].first)
-        except EventsDamagedError as error:
-            raise CorruptJournalError(self._backend.where, error.reason, offset=None, index=index) from None
 
 
 def _is_until(ref: SnapshotRef, hlc: Timestamp) -> bool:

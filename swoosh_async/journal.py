@@ -55,6 +55,7 @@ class Journal(Generic[E]):
     Args:
         backend: Where the bytes are kept.
         event_type: Any type that msgspec can encode and decode; a tagged union of Structs, most often.
+        older: Types of events that are read as well, but not written any more; told apart by their tags.
         clock: What gives each event its time; it goes on behind the last event that is there. None for one of its own.
         lock_timeout_s: How long entering waits for another writer, in seconds; None for as long as the backend says.
         epoch: The epoch to claim, of an election of one's own, say; None for the next.
@@ -75,6 +76,7 @@ class Journal(Generic[E]):
         backend: JournalBackend,
         event_type: type[E],
         *,
+        older: Iterable[type] = ...,
         clock: HybridLogicalClock | None = ...,
         lock_timeout_s: float | None = ...,
         epoch: int | None = ...,
@@ -91,6 +93,7 @@ class Journal(Generic[E]):
         backend: JournalBackend,
         event_type: Any,
         *,
+        older: Iterable[type] = ...,
         clock: HybridLogicalClock | None = ...,
         lock_timeout_s: float | None = ...,
         epoch: int | None = ...,
@@ -106,6 +109,7 @@ class Journal(Generic[E]):
         backend: JournalBackend,
         event_type: Any,
         *,
+        older: Iterable[type] = (),
         clock: HybridLogicalClock | None = None,
         lock_timeout_s: float | None = None,
         epoch: int | None = None,
@@ -120,7 +124,7 @@ class Journal(Generic[E]):
         if epoch is not None and (type(epoch) is not int or epoch >= EPOCHS_END):
             raise ValueError(f"epoch must be an int below 2**{EPOCHS_END.bit_length() - 1}")
         self._backend = backend
-        self._codec: EventCodec[E] = EventCodec(event_type, enc_hook=enc_hook, dec_hook=dec_hook)
+        self._codec: EventCodec[E] = EventCodec(event_type, older=older, enc_hook=enc_hook, dec_hook=dec_hook)
         self._clock = clock if clock is not None else HybridLogicalClock()
         self._patience_s = lock_timeout_s
         self._wanted_epoch = None if epoch is None else Epoch(epoch)

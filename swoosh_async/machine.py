@@ -16,27 +16,19 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import anyio
 import anyio.lowlevel
-import msgspec
 from anyio import CancelScope
 
-from ._copies import copying
 from ._folded import FoldedJournal
 from ._folds import Dispatch, Fold, Standing, Upcasts
-from ._hop import Hop, failed, readers, surely
+from ._hop import failed
 from ._keeper import Keeper
-from ._past import Past
+from ._past import Past, point_of
 from ._policy import SnapshotPolicy
+from ._recovery import RecoveryReport, check_end, starting_point
 from .backends.base import Backend
-from .backends.file import Draft
 from .clock import HybridLogicalClock, Timestamp
-from .codec import CodecOptions
-from .errors import (
-    ClosedError,
-    CorruptJournalError,
-    CorruptSnapshotError,
-    SnapshotNotFoundError,
-    TruncatedError,
-)
+from .codec import CodecOptions, SnapshotCodec
+from .errors import ClosedError
 from .journal import BATCH_BYTES, BATCH_EVENTS, Entry
 from .models import Cursor, Snapshot
 from .snapshots import Newest, SnapshotRef, SnapshotStore
@@ -46,32 +38,7 @@ __all__ = ["RecoveryReport", "SnapshotPolicy", "StateMachine"]
 S = TypeVar("S")
 E = TypeVar("E")
 
-_TRIES = 5
-
 _log = logging.getLogger("swoosh_async")
-
-
-class RecoveryReport(msgspec.Struct, frozen=True):
-    """What a machine found when it was entered.
-
-    Attributes:
-        snapshot: The snapshot that it began with; None where it began with the initial state.
-        damaged: What is wrong with newer snapshots, which were passed over, the newest first: they are damaged, or are
-            whole but cannot be read by this program.
-        entries: How many entries were replayed behind the snapshot.
-        torn_bytes: How long what was cut off the journal is: a batch that a crash had left unfinished.
-        claim_s: How long the claim took, waiting for a former writer included, in seconds.
-        load_s: How long it took to find and load the snapshot, in seconds.
-        replay_s: How long the replay took, in seconds.
-    """
-
-    snapshot: SnapshotRef | None
-    damaged: tuple[CorruptSnapshotError, ...]
-    entries: int
-    torn_bytes: int
-    claim_s: float
-    load_s: float
-    replay_s: float
 
 
 class StateMachine(Generic[S, E]):
@@ -146,7 +113,7 @@ class StateMachine(Generic[S, E]):
             return SnapshotStore(backend, stored_type, keep=policy.keep, **options)
 
         self._keeper: Keeper[S] = Keeper(self._journal, policy, new_store, on_snapshot_error)
-        self._past: Past[S, E] = Past(backend, new_store, self._journal.pages, fold, initial)
+        self._past: Past[S, E] = Past(backend, new_store(), self._journal.pages, fold, initial)
         self._on_progress = on_progress
         self._recovery: RecoveryReport | None = None
         self._closed = False
@@ -214,24 +181,10 @@ class StateMachine(Generic[S, E]):
             error.__traceback__ = error.__cause__ = error.__context__ = None  # whose frames hold all that was read
         if newest.damaged:  # the head of one may still tell how far the journal once went
             ahead = max((ref.index for ref in await self._keeper.store.history()), default=0)
-            if ahead > last:
-                reason = f"a snapshot, which is damaged, holds index {ahead}, and the journal ends before it"
-                raise CorruptJournalError(where, reason, offset=None, index=last + 1)
-        if newest.snapshot is None:
-            if first > 1 or (newest.damaged and last == 0):
-                kept = f"is kept from index {first} on only" if first > 1 else "is empty"
-                why = f" ({newest.damaged[0].reason})" if newest.damaged else ""
-                reason = f"no snapshot is whole and to be read{why}, and the journal {kept}"
-                raise CorruptSnapshotError(where, reason, others=tuple(error.path for error in newest.damaged))
-            return
-        cursor = newest.snapshot.cursor
-        if cursor.index > last:
-            reason = f"a snapshot holds index {cursor.index}, and the journal ends before it"
-            raise CorruptJournalError(where, reason, offset=None, index=last + 1)
-        if cursor.index < first - 1:
-            reason = f"the newest that is whole holds index {cursor.index}, and the journal begins at {first}"
-            raise CorruptSnapshotError(where, reason, others=tuple(error.path for error in newest.damaged))
-        self._journal.folds.begin(Standing(newest.snapshot.state, cursor.index, cursor.hlc))
+            check_end(where, ahead, last, damaged=True)
+        standing = starting_point(where, newest, first, last)
+        if standing is not None:
+            self._journal.folds.begin(standing)
 
     # ------------------------------------------------------------------ what there is
 
@@ -402,8 +355,7 @@ class StateMachine(Generic[S, E]):
         on_progress: Callable[[int, int], object] | None = None,
     ) -> Snapshot[S]:
         """As `state_at`, with the cursor of the last event that is in the state; it is stored nowhere."""
-        time = _time_of(index, hlc)
-        standing = await self._past.state_at(index, time, on_progress or _ignored)
+        standing = await self._past.state_at(point_of(index, hlc), on_progress or _ignored)
         cursor = standing.cursor
         return Snapshot(state=standing.state, last_applied_hlc=cursor.hlc, last_applied_index=cursor.index)
 
@@ -442,7 +394,7 @@ class StateMachine(Generic[S, E]):
             OutcomeUnknownError: A step failed after which it may be there.
             SwooshError: As `state_at`.
         """
-        return await self._copy(path, None)
+        return await self._past.copy(path, None)
 
     async def fork(self, path: str | os.PathLike[str], *, at: int | Timestamp | str | None = None) -> Cursor:
         """As `backup`, of what there was at some point: a machine on it goes on from there.
@@ -456,51 +408,14 @@ class StateMachine(Generic[S, E]):
             TruncatedError: As `state_at`.
             SwooshError: As `backup`.
         """
-        index = at if isinstance(at, int) else None
-        time = _time_of(None, None if isinstance(at, int) else at)
-        target = None if at is None else await self._past.index_at(index, time)
-        return await self._copy(path, target)
+        if at is None:
+            return await self._past.copy(path, None)
+        return await self._past.copy(path, point_of(at, None) if isinstance(at, int) else point_of(None, at))
 
-    async def _copy(self, path: str | os.PathLike[str], until: int | None) -> Cursor:
-        for _ in range(_TRIES - 1):
-            try:
-                return await self._copy_once(Draft(path), until)
-            except (TruncatedError, SnapshotNotFoundError):  # something was trimmed meanwhile
-                continue
-        return await self._copy_once(Draft(path), until)
-
-    async def _copy_once(self, draft: Draft, until: int | None) -> Cursor:
-        try:
-            target = await Hop(draft.open).run(readers())
-            cursor = await self._copied(target, until)
-            await Hop(draft.publish).run(readers())
-        finally:
-            await surely(lambda: Hop(draft.abandon).run(), lambda: draft.abandoned)
-        return cursor
-
-    async def _copied(self, target: Backend, until: int | None) -> Cursor:
-        steps = copying(self._backend, target, until)
-        end: list[Cursor] = []
-        closed: list[bool] = []
-
-        def step() -> None:
-            try:
-                next(steps)
-            except StopIteration as done:
-                end.append(done.value)
-
-        def close() -> None:
-            try:
-                steps.close()
-            finally:
-                closed.append(True)
-
-        try:
-            while not end:
-                await Hop(step).run(readers())
-        finally:
-            await surely(lambda: Hop(close).run(), lambda: bool(closed))
-        return end[0]
+    @property
+    def codec(self) -> SnapshotCodec[S]:
+        """What encodes and decodes its snapshots."""
+        return self._keeper.store.codec
 
     @property
     def last_snapshot_error(self) -> Exception | None:
@@ -510,9 +425,3 @@ class StateMachine(Generic[S, E]):
 
 def _ignored(_done: int, _all: int) -> None:
     return
-
-
-def _time_of(index: int | None, hlc: Timestamp | str | None) -> Timestamp | None:
-    if index is not None and hlc is not None:
-        raise ValueError("give an index or a time, not both")
-    return Timestamp.parse(hlc) if isinstance(hlc, str) else hlc

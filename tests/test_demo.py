@@ -198,7 +198,7 @@ def test_a_foreign_state_stays(source: Path, tmp_path: Path) -> None:
             await journal.append(1)
 
     for name, fill, reason in (
-        ("snapshot", save, "not the demo's; give it another DIR"),
+        ("snapshot", save, "a snapshot holds index 7, and the journal ends before it"),
         ("machine", work, "not the demo's; give it another DIR"),
         ("journal", write, "read it as the event type"),
     ):

@@ -30,7 +30,9 @@ ANNEXES = {
     "__main__": "cli",
 }
 ANNEXES |= dict.fromkeys(["_commits", "_entries", "_pages"], "journal")
-ANNEXES |= dict.fromkeys(["_check", "_copies", "_folded", "_folds", "_keeper", "_past", "_policy"], "machine")
+ANNEXES |= dict.fromkeys(
+    ["_check", "_copies", "_folded", "_folds", "_keeper", "_past", "_policy", "_recovery"], "machine"
+)
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 WING_OF = dict.fromkeys(["backends/base", "backends/memory", "backends/file"], "bytes")
 WING_OF |= dict.fromkeys(["clock", "models", "codec"], "types")
@@ -43,6 +45,7 @@ NEVER_AWAIT = {
     "_folds",
     "_pages",
     "_policy",
+    "_recovery",
 }  # annexes that are stricter than their rooms
 KNOW_LOOPS = {"_hop": {"asyncio"}}  # which loop is running, at less than anyio's price
 MAY_OPEN = {"backends/file", "cli"}

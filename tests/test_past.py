@@ -179,10 +179,10 @@ async def test_a_replay_that_differs(backend: Backend) -> None:
     async with machine() as first:
         await first.dispatch_many(["a", "a"])
         await first.snapshot()
-        assert await first.verify_replay() == 0 + 0
+        assert await first.verify_replay() == 0
         await first.dispatch("b")
         await first.snapshot()
-    with pytest.raises(DivergenceError, match=r"differs at state\['b'\]|differs at state\.b") as caught:
+    with pytest.raises(DivergenceError, match=r"differs at state\.b;") as caught:
         await machine().verify_replay()
     assert (caught.value.older, caught.value.newer) == (2, 3)
 

@@ -10,11 +10,12 @@ from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
-from ..backends.base import Bounds, Index
+from .._pages import Pages
+from ..backends.base import Bounds
 from ..backends.file import FileBackend, Generations, Record, SegmentFacts, Survey, TornCopy
 from ..clock import Timestamp
-from ..codec import EventCodec, EventsDamagedError
-from ..errors import CorruptJournalError, SwooshError
+from ..codec import EventCodec
+from ..errors import SwooshError, TruncatedError
 from ._inspect import wall_time
 from ._reading import ReadingDisk
 from ._terminal import printable, shortened
@@ -113,18 +114,11 @@ def _facts(
 
 
 def time_of(backend: FileBackend, index: int) -> Timestamp | None:
-    """When the entry with that index was appended; None where it was truncated meanwhile.
-
-    Raises:
-        CorruptJournalError: Its batch has no timestamp.
-    """
-    batch = next(iter(backend.read(Index(index - 1), 1)), None)
-    if batch is None or not batch.first <= index <= batch.last:
-        return None
+    """When the entry with that index was appended; None where it was truncated meanwhile; raises as `Pages.time_of`."""
     try:
-        return EventCodec.stamp(batch.data).plus(index - batch.first)
-    except EventsDamagedError as error:
-        raise CorruptJournalError(backend.where, error.reason, offset=None, index=index) from None
+        return Pages(backend, EventCodec[msgspec.Raw](msgspec.Raw)).time_of(index)
+    except TruncatedError:
+        return None
 
 
 def _told_time(backend: FileBackend, index: int) -> str:

@@ -56,8 +56,7 @@ def plain_state(machine: StateMachine[Any, Any], snapshot: Snapshot[Any]) -> Any
     Raises:
         InvalidStateError: It would not come back as it is.
     """
-    codec = machine._keeper.store.codec  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return decoded(Held("state", b"".join(codec.encode(snapshot)))).snapshot.state
+    return decoded(Held("state", b"".join(machine.codec.encode(snapshot)))).snapshot.state
 
 
 @contextmanager

@@ -5,16 +5,18 @@ Nothing of it needs to be durable on the way, so nothing is made so until all of
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 
 from ._backend import FileBackend
-from ._disk import OsDisk, Step, make_directory, open_directory
+from ._disk import FULL, OsDisk, Step, make_directory, open_directory
 
 __all__ = ["Draft"]
 
 _MODE = 0o700
+_REFUSED = FULL | {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 class _Unsynced(OsDisk):
@@ -28,7 +30,7 @@ class _Unsynced(OsDisk):
 
 
 class Draft:
-    """A directory on its way.
+    """A directory on its way, called ``PATH-<16 hex>.tmp`` until then; it stays so if its writer is killed.
 
     Args:
         path: Where it is to be; nothing is there, or an empty directory.
@@ -49,7 +51,7 @@ class Draft:
         """
         with Step("create backup", self._path):
             if os.path.lexists(self._path) and os.listdir(self._path):
-                raise FileExistsError(17, "the directory is not empty", self._path)
+                raise FileExistsError(errno.EEXIST, "the directory is not empty", self._path)
             make_directory(self._disk, os.path.dirname(self._path))
             os.mkdir(self._temp, _MODE)
         return FileBackend(self._temp, disk=_Unsynced())
@@ -65,7 +67,7 @@ class Draft:
             for name in os.listdir(self._temp):
                 self._sync(os.path.join(self._temp, name))
             self._sync(self._temp)
-        with Step("rename backup", self._path):
+        with Step("rename backup", self._path, unknown=True, but=_REFUSED):
             os.rename(self._temp, self._path)
         with Step("fsync directory of backup", self._path, unknown=True):
             fd = open_directory(os.path.dirname(self._path))
