@@ -32,7 +32,7 @@ from swoosh_async import (
     check,
     migration,
 )
-from swoosh_async.backends.base import Index
+from swoosh_async.backends.base import Bounds, Index
 
 pytestmark = pytest.mark.anyio
 
@@ -119,7 +119,14 @@ async def test_state_at_nonsense(backend: Backend) -> None:
     """What cannot be is a ValueError."""
     await numbers(backend, 3)
     machine = machine_of(backend)
-    for wrong in ({"index": 4}, {"index": -1}, {"hlc": "noon"}, {"index": 1, "hlc": Timestamp(1, 0, 0)}):
+    for wrong in (
+        {"index": 4},
+        {"index": -1},
+        {"index": 1.5},
+        {"index": True},
+        {"hlc": "noon"},
+        {"index": 1, "hlc": Timestamp(1, 0, 0)},
+    ):
         with pytest.raises(ValueError):  # noqa: PT011
             await machine.state_at(**wrong)  # type: ignore[arg-type]
 
@@ -395,6 +402,22 @@ async def test_upcasts_in_steps(backend: Backend) -> None:
     upcasts = {**UPCASTS, AddedV0: lambda event: [AddedV1(event.name, 2)]}
     async with new_program(backend, upcasts=upcasts) as machine:
         assert machine.state == ("z", "z")
+    assert (await check(backend, Added, tuple[str, ...], upcasts=upcasts)).ok
+    wrong = await check(backend, Added, tuple[str, ...], upcasts={**upcasts, AddedV1: lambda _: [7]})
+    assert [str(error).partition(": ")[2] for error in wrong.errors] == [
+        "index 1: what stands for it today is no event (a int does not come back equal as Added); mend its upcast"
+    ]
+
+
+async def test_a_journal_of_two_ages(backend: Backend) -> None:
+    """A journal gives old events as they were written, and writes today's only."""
+    await old_program(backend)
+    async with Journal(backend, Added, older=[AddedV1]) as journal:
+        await journal.append(Added("d"))
+        with pytest.raises(ValueError, match="event"):
+            await journal.append(AddedV1("e", 1))  # type: ignore[arg-type]
+        events = [entry.event async for entry in journal.read()]
+    assert events == [AddedV1("a", 1), AddedV1("b", 0), AddedV1("c", 3), Added("d")]
 
 
 async def test_an_upcast_that_fails(backend: Backend) -> None:
@@ -461,3 +484,17 @@ async def test_check(backend: Backend) -> None:
     assert [type(error) for error in newer.errors] == [SchemaVersionError]
     wrong = await check(backend, Added, tuple[str, ...], upcasts={AddedV1: lambda event: [1 // event.times, 2]})
     assert [error.index for error in wrong.errors if isinstance(error, CorruptJournalError)] == [4, 5, 6]
+
+
+async def test_check_beside_a_writer_who_trims(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trimmed after its bounds were looked at is passed over."""
+    await numbers(backend, 9, snapshots=(6,))
+    whole, calls = await to_thread.run_sync(backend.bounds), 0
+
+    def bounds() -> Bounds:  # as they were before the trimming, at the first look
+        nonlocal calls
+        calls += 1
+        return Bounds(Index(1), whole.last) if calls == 1 else whole
+
+    monkeypatch.setattr(backend, "bounds", bounds)
+    assert await check(backend, int, State) == CheckReport(snapshots=1, entries=3, errors=())
