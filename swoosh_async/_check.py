@@ -123,7 +123,11 @@ class _Entries:
 
     def some(self) -> bool:
         """Look at some more; False where there were none, or too much is wrong already."""
-        bounds = self._backend.bounds()
+        try:
+            bounds = self._backend.bounds()
+        except (CorruptJournalError, FormatVersionError) as error:
+            self._errors.append(error)
+            return False
         if self._after < 0:
             self._after, self._first, self._last = bounds.first - 1, bounds.first, bounds.last
         self._after = max(self._after, bounds.first - 1)  # some may have been trimmed meanwhile
@@ -134,7 +138,7 @@ class _Entries:
             batches = self._pages.read(self._after, self._last)
         except TruncatedError:  # meanwhile
             return True
-        except CorruptJournalError as error:  # nothing behind it can be read
+        except (CorruptJournalError, FormatVersionError) as error:  # nothing behind it can be read
             self._errors.append(error)
             return False
         for batch in batches:

@@ -102,9 +102,12 @@ class Commits(Generic[E]):
         self.epoch: Epoch = claim.epoch
         self.bounds: Bounds = claim.bounds
         self.poison: str | None = None
+        self.found: Timestamp | None = None
+        """The time of the last entry that was there; None where none was ever."""
         if claim.tail is not None:
             try:
-                clock.resume(codec.stamp(claim.tail.data).plus(claim.tail.count - 1))
+                self.found = codec.stamp(claim.tail.data, claim.tail.count).plus(claim.tail.count - 1)
+                clock.resume(self.found)
             except EventsDamagedError as error:
                 raise CorruptJournalError(backend.where, error.reason, offset=None, index=claim.tail.first) from None
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ._pages import Pages
-from ._recovery import check_end
+from ._recovery import check_end, none_whole
 from .backends.base import Backend, Batch, Epoch, Index, Position, Source
 from .clock import Timestamp
 from .codec import EventCodec, EventsDamagedError, Facts, SnapshotCodec
@@ -55,11 +55,13 @@ def copying(source: Backend, target: Backend, until: int | None) -> Generator[No
     Raises:
         ValueError: There is no such index yet.
         TruncatedError: What leads to it is kept no more, or is no more since this began.
+        CorruptSnapshotError: No snapshot is whole, and the journal does not reach back to the first event.
         SwooshError: As `Backend` raises them.
     """
     with ExitStack() as stack:
         snapshots: list[_Verbatim] = []
-        for snapshot in _snapshots(source, stack):
+        wrong: list[CorruptSnapshotError] = []
+        for snapshot in _snapshots(source, stack, wrong):
             if until is None or snapshot.position <= until:
                 snapshots.append(snapshot)
             yield
@@ -69,19 +71,21 @@ def copying(source: Backend, target: Backend, until: int | None) -> Generator[No
             raise ValueError(f"index must be 0 to {bounds.last}, which is the last")
         newest = max((snapshot.cursor for snapshot in snapshots), default=Cursor())
         check_end(source.where, newest.index, bounds.last)
-        if newest.index < min(bounds.first - 1, last):
-            raise TruncatedError(source.where, after=newest.index, first=bounds.first)
+        if until is None and not snapshots and wrong and (bounds.first > 1 or bounds.last == 0):
+            raise none_whole(source.where, wrong[::-1], bounds.first)
+        if bounds.first > 1 and (not snapshots or newest.index < min(bounds.first - 1, last)):
+            raise TruncatedError(source.where, after=newest.index, first=bounds.first, point=f"index {last}")
+        time = yield from _entries(source, target, bounds.first, last)  # first, for they may be trimmed meanwhile
         for snapshot in snapshots:
             stored = target.put(snapshot, keep=len(snapshots), allow_rollback=True)
             with target.open(stored.name) as copy:
                 snapshot.verify(copy)
             yield
-        time = yield from _entries(source, target, bounds.first, last)
         return newest if time is None else Cursor(last, str(time))
 
 
-def _snapshots(source: Backend, stack: ExitStack) -> Iterator[_Verbatim]:
-    """Those that are whole, the oldest first, open, so that they stay whatever is pruned."""
+def _snapshots(source: Backend, stack: ExitStack, wrong: list[CorruptSnapshotError]) -> Iterator[_Verbatim]:
+    """Those that are whole, the oldest first, open, so that they stay whatever is pruned; the others are in `wrong`."""
     codec: SnapshotCodec[Any] = SnapshotCodec(Any)
     for name in reversed(source.names()):
         try:
@@ -91,6 +95,7 @@ def _snapshots(source: Backend, stack: ExitStack) -> Iterator[_Verbatim]:
             continue
         except CorruptSnapshotError as error:
             _log.warning("left out of the copy: %s", error)
+            wrong.append(error)
             continue
         yield _Verbatim(opened, facts, codec)
 
@@ -113,7 +118,7 @@ def _entries(source: Backend, target: Backend, first: int, last: int) -> Generat
                 count = min(batch.last, last) - batch.first + 1
                 try:
                     data = batch.data if count == batch.count else codec.beginning(batch.data, count)
-                    time = codec.stamp(data).plus(count - 1)
+                    time = codec.stamp(data, count).plus(count - 1)
                 except EventsDamagedError as error:
                     raise CorruptJournalError(source.where, error.reason, offset=None, index=batch.first) from None
                 if after == first - 1:

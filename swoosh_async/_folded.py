@@ -72,6 +72,14 @@ class FoldedJournal(Journal[E], Generic[S, E]):
         """As `append` checks."""
         self._check_writable()
 
+    def check_fork(self) -> None:
+        """Check that this is the process that opened it.
+
+        Raises:
+            LockedError: It is a fork of that.
+        """
+        self._check_fork()
+
     @property
     def kept_from(self) -> int:
         """The index of the first entry that is kept, or of the next one where none is."""
@@ -88,6 +96,7 @@ class FoldedJournal(Journal[E], Generic[S, E]):
 
     async def comes(self, after: int) -> bool:
         """Wait until there is an entry behind `after`; False where the journal is closed."""
+        self.check_fork()  # in a child none will come
         return await self._comes(after, 0.0)
 
     async def replay(self, progress: Callable[[int, int], object]) -> int:

@@ -77,6 +77,18 @@ class Fold(Generic[S, E]):
         self.takes_entry = _takes_entry(apply)
         self._upcasts = dict(upcasts)
 
+    def check(self, events: Iterable[Any]) -> None:
+        """Check that none of these, which are to be written, is one that would be another when it is replayed.
+
+        Raises:
+            InvalidStateError: One is.
+        """
+        if self._upcasts:
+            for event in events:
+                if event.__class__ in self._upcasts:
+                    reason = f"a {event.__class__.__name__} is of an older type, for which upcasts gives another today"
+                    raise InvalidStateError("event", reason, what="event")
+
     def over(self, standing: Standing[S], entries: Iterable[list[Entry[E]]]) -> Standing[S]:
         """Where the state stands behind these entries.
 
@@ -198,6 +210,7 @@ class Folds(Commits[E], Generic[S, E]):
                 if item.decide is not None or item.events is not None:
                     pairs = self._twins(item.decide(state) if item.decide is not None else item.events or ())
                     item.encoded, item.twins = [encoded for encoded, _ in pairs], [twin for _, twin in pairs]
+                self._fold.check(item.twins)
                 item.after = self._after(state, item.twins, index, last + 1)
             except BaseException as error:  # noqa: BLE001  the user's functions may raise anything, for their caller
                 below = error.__traceback__ and error.__traceback__.tb_next  # this frame holds the events of all others

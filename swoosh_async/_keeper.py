@@ -9,21 +9,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 import anyio
 from anyio import CancelScope, Event
 
 from ._breather import Breather
 from ._folded import FoldedJournal
-from ._hop import Loop
+from ._hop import Loop, surely
 from ._policy import SnapshotPolicy
 from ._turns import Turns
+from .backends.base import SnapshotBackend
+from .codec import CodecOptions
 from .errors import CorruptSnapshotError, OutcomeUnknownError, PoisonedError, SnapshotNotFoundError
 from .models import Snapshot
 from .snapshots import SnapshotRef, SnapshotStore
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "KeptStore"]
 
 S = TypeVar("S")
 
@@ -31,6 +33,33 @@ _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 
 _log = logging.getLogger("swoosh_async")
+
+
+class KeptStore(SnapshotStore[S]):
+    """A store whose saves leave the GIL to dispatches, while there are any.
+
+    Args:
+        journal: What dispatches go into.
+        backend: As `SnapshotStore` has it.
+        state_type: Likewise.
+        keep: Likewise.
+        options: Likewise.
+    """
+
+    def __init__(
+        self,
+        journal: FoldedJournal[S, Any],
+        backend: SnapshotBackend,
+        state_type: Any,
+        *,
+        keep: int,
+        **options: Unpack[CodecOptions],
+    ) -> None:
+        super().__init__(backend, state_type, keep=keep, **options)
+        self._journal = journal
+
+    def _breather(self) -> Breather:
+        return Breather(lambda: self._journal.last_index)
 
 
 class Keeper(Generic[S]):
@@ -58,7 +87,7 @@ class Keeper(Generic[S]):
         self._index = 0
         self._taken_s = 0.0
         self._due = False
-        self.store = self._store()
+        self.store = new_store()
         """Where the snapshots are."""
         self.turns = Turns()
         """One snapshot at a time."""
@@ -88,11 +117,19 @@ class Keeper(Generic[S]):
         self._keeping.cancel()
 
     async def close(self) -> None:
-        """Take the last one, if the policy says so and it can be; on return nobody takes one any more."""
-        if self._policy.on_close and self._journal.sound:
-            await self._try()
-        async with self.turns:
-            pass
+        """Take the last one, if the policy says so and it can be; on return, whatever interrupts, nobody takes one."""
+        over = False
+
+        async def turn() -> None:
+            nonlocal over
+            async with self.turns:
+                over = True
+
+        try:
+            if self._policy.on_close and self._journal.sound:
+                await self._try()
+        finally:
+            await surely(turn, lambda: over)  # who else takes one is not hurried
 
     async def snapshot(self, check: Callable[[], object]) -> SnapshotRef:
         """Take one now, and trim the journal.
@@ -111,12 +148,6 @@ class Keeper(Generic[S]):
             return ref
 
     # ------------------------------------------------------------------ one snapshot
-
-    def _store(self) -> SnapshotStore[S]:
-        """A store whose saves leave the GIL to dispatches, while there are any."""
-        store = self._new_store()
-        store.new_breather = lambda: Breather(lambda: self._journal.last_index)
-        return store
 
     async def _try(self) -> bool:
         """Take one, unless one holds all events already; False where that failed, and somebody was told."""
@@ -149,13 +180,16 @@ class Keeper(Generic[S]):
         except BaseException as error:
             self._index, self._taken_s = before
             if isinstance(error, OutcomeUnknownError | PoisonedError):
-                self.store = self._store()
+                self.store = self._new_store()
             raise
         self._whole.add(ref.checksum)
         return ref
 
     async def _trim(self) -> None:
-        """Let go of the entries that are in the oldest snapshot that is kept and whole."""
+        """Let go of the entries that are in the oldest snapshot that is kept, once as many as are to be kept are whole.
+
+        Before that there would be no second way to the state if the first snapshot were damaged.
+        """
         kept: list[SnapshotRef] = []
         for ref in await self.store.history():
             if ref.checksum not in self._whole or not ref.checksum:
@@ -165,7 +199,9 @@ class Keeper(Generic[S]):
                     continue
             kept.append(ref)
         self._whole = {ref.checksum for ref in kept}
-        oldest = min((ref.index for ref in kept), default=0)
+        if len(kept) < self._policy.keep:
+            return
+        oldest = min(ref.index for ref in kept)
         if oldest + 1 > self._journal.kept_from and self._journal.sound:
             await self._journal.truncate_before(oldest + 1)
 

@@ -62,7 +62,7 @@ class Pages(Generic[E]):
         """
         batch = self.read(index - 1, index, 1)[0]
         try:
-            return self._codec.stamp(batch.data).plus(index - batch.first)
+            return self._codec.stamp(batch.data, batch.count).plus(index - batch.first)
         except EventsDamagedError as error:
             raise CorruptJournalError(self._backend.where, error.reason, offset=None, index=index) from None
 
@@ -77,7 +77,7 @@ class Pages(Generic[E]):
         """
         for batch in batches:
             try:
-                origin = Origin(batch.first, self._codec.stamp(batch.data))
+                origin = Origin(batch.first, self._codec.stamp(batch.data, batch.count))
                 begin = batch.first
                 for part in self._codec.parts(batch.data):
                     if begin > last:

@@ -16,7 +16,7 @@ from ._copies import copying
 from ._folds import Fold, Standing
 from ._hop import Hop, readers, surely
 from ._pages import Pages
-from ._recovery import check_end
+from ._recovery import check_end, none_whole
 from .backends.base import Backend, Bounds
 from .backends.file import Draft
 from .clock import Timestamp
@@ -52,15 +52,19 @@ def point_of(index: int | None, hlc: Timestamp | str | None) -> Point:
     """The point that these stand for, at most one of which is given.
 
     Raises:
-        ValueError: Both are given, or the text is no timestamp.
+        ValueError: Both are given, or one is not of its type, or the text is no timestamp.
     """
     if index is not None and hlc is not None:
         raise ValueError("give an index or a time, not both")
-    return Point(index, Timestamp.parse(hlc) if isinstance(hlc, str) else hlc)
+    time = Timestamp.parse(hlc) if isinstance(hlc, str) else hlc
+    if time is not None and type(time) is not Timestamp:  # callers may be untyped
+        reason = f"a time must be a Timestamp or its text, not a {type(time).__name__}"
+        raise ValueError(reason)
+    return Point(index, time)
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """What there is: snapshots, the one with the highest index first, and the journal's bounds."""
+    """What there is: snapshots, the one with the highest index first, and the journal's bounds behind them."""
 
     refs: list[SnapshotRef]
     bounds: Bounds
@@ -117,7 +121,8 @@ class Past(Generic[S, E]):
         """
 
         async def once() -> Cursor:
-            until = None if point is None else await self._index_at(await self._kept(), point)
+            kept = await self._kept()
+            until = None if point is None else await self._index_at(kept, point)
             draft = Draft(path)
             try:
                 cursor = await self._copied(await Hop(draft.open).run(readers()), until)
@@ -169,8 +174,9 @@ class Past(Generic[S, E]):
         begin = self._initial if bounds.first == 1 else None
         standing = begin
         newest = bounds.last if now is None else now.index
+        wrong: list[CorruptSnapshotError] = []
         for ref in reversed(kept.refs):
-            stored = await self._loaded(ref)
+            stored = await self._loaded(ref, wrong)
             if stored is None or ref.index < bounds.first - 1:
                 continue
             if standing is None:
@@ -179,7 +185,7 @@ class Past(Generic[S, E]):
                 newer = Standing(stored.state, ref.index, ref.hlc)
                 standing = await self._same(standing, newer, progress, newest)
         if standing is None or begin is None:
-            raise CorruptSnapshotError(self._backend.where, "no snapshot is whole to replay from", others=())
+            raise none_whole(self._backend.where, wrong[::-1], bounds.first)
         if now is not None and now.index >= standing.index:
             standing = await self._same(standing, now, progress, newest)
         return standing.index - begin.index
@@ -211,22 +217,25 @@ class Past(Generic[S, E]):
         found = await Hop(lambda: self._last_until(hlc, bounds)).run(readers())
         if 0 < found < bounds.first:  # before all that is kept; a snapshot may stand for it
             for ref in kept.refs:
-                if ref.index <= found and _is_until(ref, hlc):
+                if ref.index <= found and _stands_at(ref, hlc, nothing_between=ref.index == found):
                     return ref.index
-            raise TruncatedError(self._backend.where, after=0, first=bounds.first)
+            raise TruncatedError(self._backend.where, after=0, first=bounds.first, point=str(hlc))
         return found
 
     async def _base(self, kept: _Kept, target: int) -> Standing[S]:
         """The newest state that is stored, not behind `target`, from which on the journal is complete."""
         first = kept.bounds.first
+        wrong: list[CorruptSnapshotError] = []
         for ref in kept.refs:
             if ref.index <= target and (ref.index >= first - 1 or ref.index == target):
-                snapshot = await self._loaded(ref)
+                snapshot = await self._loaded(ref, wrong)
                 if snapshot is not None:
                     return Standing(snapshot.state, ref.index, ref.hlc)
-        if first > 1:
-            raise TruncatedError(self._backend.where, after=min(target, first - 2), first=first)
-        return self._initial
+        if first == 1:
+            return self._initial
+        if wrong:
+            raise none_whole(self._backend.where, wrong, first, f"no snapshot that leads to index {target}")
+        raise TruncatedError(self._backend.where, after=min(target, first - 2), first=first, point=f"index {target}")
 
     async def _folded(self, standing: Standing[S], target: int, progress: Progress) -> Standing[S]:
         begun = standing.index
@@ -241,12 +250,15 @@ class Past(Generic[S, E]):
             progress(standing.index - begun, target - begun)
         return standing
 
-    async def _loaded(self, ref: SnapshotRef) -> Snapshot[S] | None:
-        """The snapshot; None where it is damaged, or cannot be read by this program."""
+    async def _loaded(self, ref: SnapshotRef, wrong: list[CorruptSnapshotError]) -> Snapshot[S] | None:
+        """The snapshot; None where it is damaged, or cannot be read by this program: then `wrong` is longer by one."""
         try:
             return await self._store.load(ref)
-        except (CorruptSnapshotError, SchemaVersionError):
-            return None
+        except CorruptSnapshotError as error:
+            wrong.append(error)
+        except SchemaVersionError as error:
+            wrong.append(CorruptSnapshotError(ref.name, str(error), others=()))
+        return None
 
     # ------------------------------------------------------------------ in the worker thread
 
@@ -262,11 +274,19 @@ class Past(Generic[S, E]):
         return low
 
 
-def _is_until(ref: SnapshotRef, hlc: Timestamp) -> bool:
+def _stands_at(ref: SnapshotRef, hlc: Timestamp, *, nothing_between: bool) -> bool:
+    """Whether a snapshot is the state at that time, which is before that of any entry that is kept.
+
+    Args:
+        ref: The snapshot.
+        hlc: The time.
+        nothing_between: Whether the snapshot's last entry is the one before the first that is kept.
+    """
     try:
-        return Timestamp.parse(ref.hlc) <= hlc
+        time = Timestamp.parse(ref.hlc)
     except ValueError:  # somebody else's
         return False
+    return time == hlc or (nothing_between and time < hlc)
 
 
 async def _tried(once: Callable[[], Awaitable[T]]) -> T:

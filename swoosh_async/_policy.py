@@ -18,7 +18,8 @@ class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
         every_s: When events came and the last snapshot is so old, in seconds, > 0; None for no such bound.
         when: Asked after each commit, with the state: whether to take one now; None for never.
         on_close: Whether to take one when the machine is closed, if events came since the last.
-        keep: How many snapshots are kept, ≥ 1; the journal is kept as far back as the oldest of them reaches.
+        keep: How many snapshots are kept, ≥ 1; once so many are whole, the journal is kept as far back as the oldest of
+            them reaches, and before that, all of it is.
 
     Raises:
         ValueError: A bound is out of range.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
 
 from ._folds import Standing
+from .clock import Timestamp
 from .errors import CorruptJournalError, CorruptSnapshotError
 from .snapshots import Newest, SnapshotRef
 
-__all__ = ["RecoveryReport", "check_end", "starting_point"]
+__all__ = ["RecoveryReport", "check_end", "furthest", "none_whole", "starting_point"]
 
 S = TypeVar("S")
 
@@ -55,6 +57,43 @@ def check_end(where: str, held: int, last: int, *, damaged: bool = False) -> Non
         raise CorruptJournalError(where, reason, offset=None, index=last + 1)
 
 
+def furthest(refs: Sequence[SnapshotRef], found: Timestamp | None) -> int:
+    """The highest index that snapshots say they hold, of which some are damaged, so that what they say may be as well.
+
+    Who holds more than the journal is also later than its last entry. One damaged place makes an index higher, or a
+    time later, and not both.
+
+    Args:
+        refs: The snapshots.
+        found: The time of the journal's last entry; None where there was none ever.
+    """
+    return max((ref.index for ref in refs if found is None or _is_later(ref.hlc, found)), default=0)
+
+
+def _is_later(hlc: str, than: Timestamp) -> bool:
+    try:
+        return Timestamp.parse(hlc) > than
+    except ValueError:
+        return False
+
+
+def none_whole(
+    where: str, wrong: Sequence[CorruptSnapshotError], first: int, what: str = "no snapshot"
+) -> CorruptSnapshotError:
+    """What to raise where a snapshot is needed, and there is none that can be read.
+
+    Args:
+        where: The backend.
+        wrong: What is wrong with those that there are, the newest first.
+        first: The index of the first entry that is kept.
+        what: Which snapshots were looked at.
+    """
+    kept = f"is kept from index {first} on only" if first > 1 else "is empty"
+    why = f" ({wrong[0].reason})" if wrong else ""
+    reason = f"{what} is whole and to be read{why}, and the journal {kept}"
+    return CorruptSnapshotError(where, reason, others=tuple(error.path for error in wrong))
+
+
 def starting_point(where: str, newest: Newest[S], first: int, last: int) -> Standing[S] | None:
     """Where the newest snapshot that is whole stands; None where all there ever was is in the journal.
 
@@ -68,17 +107,13 @@ def starting_point(where: str, newest: Newest[S], first: int, last: int) -> Stan
         CorruptSnapshotError: No snapshot is whole, and the journal does not reach back to the first event.
         CorruptJournalError: The journal ends before the snapshot.
     """
-    others = tuple(error.path for error in newest.damaged)
     if newest.snapshot is None:
         if first > 1 or (newest.damaged and last == 0):
-            kept = f"is kept from index {first} on only" if first > 1 else "is empty"
-            why = f" ({newest.damaged[0].reason})" if newest.damaged else ""
-            reason = f"no snapshot is whole and to be read{why}, and the journal {kept}"
-            raise CorruptSnapshotError(where, reason, others=others)
+            raise none_whole(where, newest.damaged, first)
         return None
     cursor = newest.snapshot.cursor
     check_end(where, cursor.index, last)
     if cursor.index < first - 1:
         reason = f"the newest that is whole holds index {cursor.index}, and the journal begins at {first}"
-        raise CorruptSnapshotError(where, reason, others=others)
+        raise CorruptSnapshotError(where, reason, others=tuple(error.path for error in newest.damaged))
     return Standing(newest.snapshot.state, cursor.index, cursor.hlc)

@@ -22,6 +22,8 @@
     ├── CorruptJournalError       a stored batch is not what was written
     └── DivergenceError           replaying the same events gives another state
 
+And one warning: DurabilityWarning, where a file system is seen to break what the promises rest on.
+
 Every error carries its facts as attributes, never shows the contents of a state, and ends with what to do.
 This file knows nothing of the rest of the package.
 """
@@ -39,6 +41,7 @@ __all__ = [
     "CorruptJournalError",
     "CorruptSnapshotError",
     "DivergenceError",
+    "DurabilityWarning",
     "FencedError",
     "FormatVersionError",
     "InvalidStateError",
@@ -54,6 +57,13 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=BaseException)
+
+
+class DurabilityWarning(UserWarning):
+    """The file system may lose what it has acknowledged: it is in memory, say, or was mounted without barriers.
+
+    Shown once for each file system. ``warnings.simplefilter("error", DurabilityWarning)`` refuses to work on one.
+    """
 
 
 class SwooshError(Exception):
@@ -158,16 +168,24 @@ class TruncatedError(SwooshError):
     Attributes:
         after: The index behind which was to be read.
         first: The index of the first entry that is kept.
+        point: What a state was asked for by, such as ``index 7``; "" where none was.
     """
 
-    def __init__(self, where: str, *, after: int, first: int) -> None:
-        super().__init__(
+    def __init__(self, where: str, *, after: int, first: int, point: str = "") -> None:
+        message = (
             f"{where} begins at index {first}, {after + 1} is kept no more; load a snapshot that is as new as that,"
             " and read on behind it"
         )
+        if point:
+            message = (
+                f"{where}: the state at {point} can be had no more: no kept snapshot leads to it, and the journal"
+                f" begins at index {first}; ask for a later one, or restore a backup that is older"
+            )
+        super().__init__(message)
         self.where = where
         self.after = after
         self.first = first
+        self.point = point
 
 
 class LockedError(SwooshError):

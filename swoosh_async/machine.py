@@ -21,10 +21,10 @@ from anyio import CancelScope
 from ._folded import FoldedJournal
 from ._folds import Dispatch, Fold, Standing, Upcasts
 from ._hop import failed
-from ._keeper import Keeper
+from ._keeper import Keeper, KeptStore
 from ._past import Past, point_of
 from ._policy import SnapshotPolicy
-from ._recovery import RecoveryReport, check_end, starting_point
+from ._recovery import RecoveryReport, check_end, furthest, starting_point
 from .backends.base import Backend
 from .clock import HybridLogicalClock, Timestamp
 from .codec import CodecOptions, SnapshotCodec
@@ -110,7 +110,7 @@ class StateMachine(Generic[S, E]):
         stored_type = type(initial_state) if state_type is None else state_type
 
         def new_store() -> SnapshotStore[S]:
-            return SnapshotStore(backend, stored_type, keep=policy.keep, **options)
+            return KeptStore(self._journal, backend, stored_type, keep=policy.keep, **options)
 
         self._keeper: Keeper[S] = Keeper(self._journal, policy, new_store, on_snapshot_error)
         self._past: Past[S, E] = Past(backend, new_store(), self._journal.pages, fold, initial)
@@ -180,7 +180,7 @@ class StateMachine(Generic[S, E]):
             _log.warning("passed over: %s", error)
             error.__traceback__ = error.__cause__ = error.__context__ = None  # whose frames hold all that was read
         if newest.damaged:  # the head of one may still tell how far the journal once went
-            ahead = max((ref.index for ref in await self._keeper.store.history()), default=0)
+            ahead = furthest(await self._keeper.store.history(), self._journal.folds.found)
             check_end(where, ahead, last, damaged=True)
         standing = starting_point(where, newest, first, last)
         if standing is not None:
@@ -222,6 +222,14 @@ class StateMachine(Generic[S, E]):
         if self._recovery is None:
             raise ClosedError(self._backend.where, opened=False)
         return self._journal.folds.now
+
+    @property
+    def sound(self) -> bool:
+        """Whether it can be dispatched to, for a health check. So it is while it is open and no outcome is unknown.
+
+        Once it is not, it never is again: leave it, and open a new one, which reads what is there.
+        """
+        return self._recovery is not None and not self._closed and self._journal.sound
 
     # ------------------------------------------------------------------ dispatch
 
@@ -283,6 +291,7 @@ class StateMachine(Generic[S, E]):
     def _check_open(self) -> None:
         if self._closed or self._recovery is None:
             raise ClosedError(self._backend.where, opened=self._closed)
+        self._journal.check_fork()
 
     # ------------------------------------------------------------------ watch
 
@@ -291,6 +300,12 @@ class StateMachine(Generic[S, E]):
 
         Args:
             after: The index behind which to begin; None for where the state stands now.
+
+        Raises:
+            TruncatedError: What comes right behind `after` was trimmed, also while somebody who is slow has not come to
+                it: go on from `state` and `cursor`, or from a snapshot.
+            ClosedError: The machine was not entered yet.
+            SwooshError: As `Journal.read`.
         """
         return self._journal.follow(self.cursor.index if after is None else after)
 
@@ -299,6 +314,7 @@ class StateMachine(Generic[S, E]):
 
         Raises:
             ClosedError: The machine was closed before it was.
+            LockedError: This process is a fork of the one that entered the machine, and it is not so yet.
             PoisonedError: An outcome is unknown; open it anew.
         """
         await anyio.lowlevel.checkpoint()
@@ -316,8 +332,10 @@ class StateMachine(Generic[S, E]):
 
         Raises:
             ClosedError: The machine is not open.
+            LockedError: This process is a fork of the one that entered the machine.
             SwooshError: As `SnapshotStore.save`; a snapshot that fails changes nothing of the machine.
         """
+        self._check_open()  # before it stands in line: in a fork, whose turn it was may be the parent's
         return await self._keeper.snapshot(self._check_open)
 
     # ------------------------------------------------------------------ the past
@@ -360,7 +378,7 @@ class StateMachine(Generic[S, E]):
         return Snapshot(state=standing.state, last_applied_hlc=cursor.hlc, last_applied_index=cursor.index)
 
     async def verify_replay(self, *, on_progress: Callable[[int, int], object] | None = None) -> int:
-        """Replay from the oldest snapshot to each newer one, and to the state as it stands, and compare.
+        """Replay from the oldest state that there is to each newer snapshot, and to the state as it is, and compare.
 
         States are compared by the SHA-256 of their canonical bytes.
 

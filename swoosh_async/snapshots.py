@@ -173,7 +173,6 @@ class SnapshotStore(Generic[S]):
         self._max_import_bytes = options.get("max_decoded_bytes", MAX_DECODED_BYTES)
         self._lane: Lane[Callable[[], Any], Any] = Lane(lambda jobs: [job() for job in jobs])
         self._poison: str | None = None
-        self.new_breather: Callable[[], Breather] = Breather  # what a save calls as it goes
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._backend.where}>"
@@ -212,7 +211,7 @@ class SnapshotStore(Generic[S]):
         """
         begun = time.monotonic()
         try:
-            encoded = self._codec.encode(snapshot, breathe=self.new_breather())
+            encoded = self._codec.encode(snapshot, breathe=self._breather())
         except Exception as error:  # noqa: BLE001  an enc_hook may raise anything
             return failed(error)
         if encoded.eager and time.monotonic() - begun > SLOW_ISOLATION_S:
@@ -454,6 +453,10 @@ class SnapshotStore(Generic[S]):
             return data, _ref(source.name, facts)
 
     # ------------------------------------------------------------------ helpers
+
+    def _breather(self) -> Breather:
+        """What a save calls as it goes."""
+        return Breather()
 
     async def _read(self, call: Callable[[], T]) -> T:
         self._check_poison()

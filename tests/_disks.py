@@ -10,9 +10,9 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from swoosh_async.backends.base import Position, SnapshotBackend, Source, Stored
 from swoosh_async.backends.file import OsDisk
@@ -167,6 +167,21 @@ def in_child(call: Callable[[], object]) -> int:
             sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def take_room(file: BinaryIO, steps: Iterable[int]) -> int:
+    """Have a file take all room that there is, in steps of so many bytes, the largest first; how long it is then."""
+    size = 0
+    for step in steps:
+        while True:
+            try:
+                os.posix_fallocate(file.fileno(), size, step)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                break
+            size += step
+    return size
 
 
 class PlainBlob:

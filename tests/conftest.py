@@ -17,6 +17,18 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if "CI" in os.environ else "here")
 
+# What tests start is no more bothered by temporary directories in memory than they are: see pyproject.toml.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:the file system at")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the proofs go on; what is not given here is what they do in each run."""
+    proofs = parser.getgroup("proof")
+    proofs.addoption("--cuts", type=int, default=100, help="how many power cuts, over all file systems together")
+    proofs.addoption("--states", type=int, default=300, help="how many crash states of blocks, likewise")
+    proofs.addoption("--kills", type=int, default=200, help="how many kills in a storm")
+
+
 without_uvloop = pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed here")
 
 

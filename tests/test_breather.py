@@ -72,7 +72,7 @@ async def test_a_machine_s_snapshots_make_way() -> None:
     """The pulse of a machine's snapshots is its journal."""
     policy = SnapshotPolicy(every_events=None, on_close=False)
     async with StateMachine(MemoryBackend(), lambda state, event: state + event, 0, int, policy=policy) as machine:
-        breathe = machine._keeper.store.new_breather()
+        breathe = machine._keeper.store._breather()
         assert breathe._pulse() == 0
         await machine.dispatch(1)
         assert breathe._pulse() == 1

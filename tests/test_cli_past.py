@@ -67,7 +67,7 @@ def apply(board, event):
 
 
 def machine(backend):
-    policy = SnapshotPolicy(every_events=None, on_close=False, keep=3)
+    policy = SnapshotPolicy(every_events=None, on_close=False, keep=2)
     return StateMachine(backend, apply, Board(), Put | Dropped, policy=policy)
 
 
@@ -81,6 +81,10 @@ def nothing(backend):
 
 def without():
     return None
+
+
+def ends(backend):
+    raise SystemExit(0)
 
 
 live = None
@@ -404,7 +408,10 @@ def test_ctrl_c_ends_what_is_at_work(var: Path, here: Path) -> None:
     paths = os.pathsep.join(filter(None, [str(here), os.environ.get("PYTHONPATH"), *sys.path]))
     command = [sys.executable, "-m", "swoosh_async", "replay", str(var), "--machine", "stuck_of_tests:machine"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"},
     ) as process:
         try:
             assert process.stdout is not None
@@ -431,6 +438,8 @@ def test_ctrl_c_ends_what_is_at_work(var: Path, here: Path) -> None:
         ("broken_of_tests:machine", r"importing it failed: no module nowhere_of_tests, at .*broken_of_tests\.py:1"),
         ("raising_of_tests:machine", r"importing it failed: KeyError: 'x', at .*raising_of_tests\.py:2"),
         ("wrong_of_tests:machine", "importing it failed: SyntaxError"),
+        ("ending_of_tests:machine", "importing it failed: SystemExit"),
+        ("board_of_tests:ends", "calling it with a backend failed: SystemExit"),
         ("board_of_tests:Nothing", "board_of_tests has no Nothing"),
         ("board_of_tests:live", "a NoneType; give a function"),
         ("board_of_tests:NAME", "a str; give a function"),
@@ -446,6 +455,7 @@ def test_what_can_be_wrong_with_it(name: str, reason: str, here: Path) -> None:
     (here / "broken_of_tests.py").write_text("import nowhere_of_tests")
     (here / "raising_of_tests.py").write_text("\n{}['x']")
     (here / "wrong_of_tests.py").write_text("(")
+    (here / "ending_of_tests.py").write_text("import sys\nsys.exit(0)")
     with (here / "board_of_tests.py").open("a") as file:
         file.write("NAME = 'name'\nfrom swoosh_async import MemoryBackend\nready = machine(MemoryBackend())\n")
     with pytest.raises(MachineError, match=reason) as raised:
@@ -556,6 +566,25 @@ def test_diff_of_snapshots_alone(swoosh: Command, here: Path) -> None:
     ]
 
 
+def test_diff_of_two_schemas(swoosh: Command, here: Path) -> None:
+    """Snapshots of two schemas are compared as they are stored, at their indexes as at their times."""
+    times = [str(Timestamp(number, 0, 0)) for number in (1, 2)]
+
+    async def save() -> None:
+        for number, time in enumerate(times, 1):
+            store = SnapshotStore[Any](FileBackend(here / "var"), Any, keep=2, schema_version=number << 40)
+            await store.save(Snapshot(state=[number], last_applied_index=number, last_applied_hlc=time))
+
+    anyio.run(save)
+    for points in (("1", "2"), times):
+        ran = swoosh("diff", here / "var", *points)
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.splitlines() == ["index 1 → index 2", "~ state[0]: 1 → 2", "1 changed"]
+    assert [kept["whole"] for kept in json.loads(swoosh("history", here / "var", "--json").out)["snapshots"]] == [
+        True
+    ] * 2
+
+
 def test_lines_are_bounded() -> None:
     """However deep and long what differs is, a line is bounded."""
     old: Any = "a"
@@ -589,6 +618,18 @@ def test_backup(swoosh: Command, var: Path, here: Path) -> None:
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert ran.err.startswith(f"error: {here}/copy: ")
     assert everything(here / "copy") == before
+
+
+@pytest.mark.parametrize("args", [["history"], ["history", "--json"], ["backup", "copy"]])
+def test_nothing_can_be_written(args: list[str], var: Path, here: Path) -> None:
+    """Where standard output is full, it is an error in one line."""
+    command = [sys.executable, "-m", "swoosh_async", args[0], str(var), *args[1:]]
+    paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))
+    with Path("/dev/full").open("wb") as full:
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, cwd=here, check=False)
+    assert (ran.returncode, ran.stderr.count(b"\n")) == (1, 1)
+    assert b"No space left on device" in ran.stderr
 
 
 @pytest.mark.parametrize(

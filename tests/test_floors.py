@@ -48,7 +48,7 @@ NEVER_AWAIT = {
     "_recovery",
 }  # annexes that are stricter than their rooms
 KNOW_LOOPS = {"_hop": {"asyncio"}}  # which loop is running, at less than anyio's price
-MAY_OPEN = {"backends/file", "cli"}
+MAY_OPEN = {"backends/file", "cli", "testing"}
 
 AWAITS = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)  # and comprehensions with `async for`
 LOOPS = {"asyncio", "trio", "uvloop"}

@@ -13,7 +13,7 @@ import pytest
 
 from swoosh_async import BackendError, FileSnapshotStore, Snapshot, SnapshotNotFoundError
 
-from ._disks import descriptors, temps, tree
+from ._disks import descriptors, take_room, temps, tree
 
 pytestmark = pytest.mark.anyio
 
@@ -69,16 +69,7 @@ def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
         room.write_bytes(bytes(leave_bytes))
         os.sync()
     with ballast.open("wb") as file:
-        size = 0
-        for step in (1 << 20, 1 << 15, 1 << 10):
-            while True:
-                try:
-                    os.posix_fallocate(file.fileno(), size, step)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    break
-                size += step
+        take_room(file, (1 << 20, 1 << 15, 1 << 10))
     room.unlink(missing_ok=True)
     os.sync()
     return ballast

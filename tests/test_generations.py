@@ -144,8 +144,9 @@ def test_a_latest_without_a_generation_gets_one(path: Path) -> None:
     put(backend, 1)
     disk.take()
     put(backend, 2, keep=2)
-    assert disk.calls[5:8] == [
+    assert disk.calls[5:9] == [
         "link d/snap d/snap.0000000001-00000000000000000001",
+        "fsync d",
         "link d/TEMP d/snap.0000000002-00000000000000000002",
         "rename d/TEMP d/snap",
     ]

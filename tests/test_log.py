@@ -475,7 +475,7 @@ def test_a_next_segment_that_cannot_be_prepared(home: Path) -> None:
     writer = Writer(log(home, disk=disk))
     writer.append(300)
     disk.take()
-    disk.at, disk.number = 2, 28
+    disk.at, disk.number = 3, 28  # behind an append's three
     writer.append(1000)
     assert disk.failed.startswith("create")
     disk.at = None
@@ -680,18 +680,21 @@ def test_a_reader_while_it_is_truncated(home: Path) -> None:
     writer.release()
 
 
-def test_what_a_reader_returns_is_durable(home: Path) -> None:
+@pytest.mark.parametrize("step", ["fdatasync", "probe"])
+def test_what_a_reader_returns_is_durable(home: Path, step: str) -> None:
     """A reader with no writer in its process fsyncs what it returns, once; if it cannot, it returns nothing."""
     written(home, 100, 100)
-    disk = FailingDisk(home.parent, 1)
+    calls = ["fdatasync d/journal.00000000000000000001", "ftruncate d/.journal.lock 0"]
+    at = ["fdatasync", "probe"].index(step)
+    disk = FailingDisk(home.parent, 1 + at)
     reader = log(home, disk=disk)
-    with pytest.raises(BackendError, match="fdatasync journal"):
+    with pytest.raises(BackendError, match=f"{step} journal"):
         reader.read(Index(0), 100)
     disk.at = None
     for _ in range(3):
         assert len(everything(reader)) == 2
         assert reader.bounds() == bounds(1, 2)
-    assert disk.calls[2:] == ["fdatasync d/journal.00000000000000000001"]
+    assert disk.calls == ["fsync .", *calls[: at + 1], *calls]
 
 
 def test_a_reader_that_asks_again_reads_what_is_new(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,13 +46,14 @@ from ._logs import (
 mounted, disk = full.mounted, full.disk
 
 FIRST = "d/journal.00000000000000000001"
+PROBE = "ftruncate d/.journal.lock 0"
 RECORD = [
     "create d/TEMP",
     "pwrite d/TEMP",
     "fsync d/TEMP",
     "rename d/TEMP d/journal",
     "fsync d",
-    "ftruncate d/.journal.lock 0",
+    PROBE,
 ]
 PREPARE = ["create d/TEMP", f"allocate d/TEMP {SEGMENT_BYTES}", "fsync d/TEMP"]
 
@@ -64,14 +65,14 @@ def begin(base: int) -> list[str]:
         "fdatasync d/TEMP",
         f"rename d/TEMP d/journal.{base:020d}",
         "fsync d",
-        "ftruncate d/.journal.lock 0",
+        PROBE,
         *RECORD,
     ]
 
 
 def append(base: int) -> list[str]:
     """An append to a segment."""
-    return [f"pwrite d/journal.{base:020d}", f"fdatasync d/journal.{base:020d}"]
+    return [f"pwrite d/journal.{base:020d}", f"fdatasync d/journal.{base:020d}", PROBE]
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def test_the_order_of_a_claim_and_its_appends(home: Path) -> None:
     """What must be durable before something else is so before it: the record, a segment's space, its header, its name.
 
-    An append into space that is there is one write and one fdatasync.
+    An append into space that is there is one write, one fdatasync and the probe.
     """
     disk = RecordingDisk(home.parent)
     writer = Writer(log(home, disk=disk))
@@ -143,6 +144,7 @@ def test_the_order_of_a_recovery(home: Path) -> None:
         f"open {FIRST}",
         f"pwrite {FIRST}",
         f"fdatasync {FIRST}",
+        PROBE,
         *RECORD,
     ]
     writer.release()
@@ -156,7 +158,7 @@ def test_the_order_of_a_truncation(home: Path) -> None:
     disk.take()
     writer.backend.truncate_before(Index(6))
     gone = [f"unlink d/journal.{base:020d}" for base in (1, 3)]
-    assert disk.take() == [*RECORD, *gone, "fsync d", "ftruncate d/.journal.lock 0"]
+    assert disk.take() == [*RECORD, *gone, "fsync d", PROBE]
     writer.backend.truncate_before(Index(6))
     assert disk.take() == []
     writer.release()
@@ -432,7 +434,7 @@ def test_what_is_taken_back_is_so_durably(home: Path) -> None:
     disk.at = 0
     with pytest.raises(BackendError):
         writer.backend.append(batch(2))
-    assert disk.take() == [f"pwrite {FIRST}", f"pwrite {FIRST}", f"fdatasync {FIRST}"]
+    assert disk.take() == [f"pwrite {FIRST}", f"pwrite {FIRST}", f"fdatasync {FIRST}", PROBE]
     writer.release()
 
 
@@ -895,13 +897,14 @@ def test_an_exception_that_nobody_knows_poisons(home: Path, monkeypatch: pytest.
     again.release()
 
 
-def test_a_claim_that_appends_nothing_still_renews(home: Path) -> None:
-    """After a failed fsync the next append goes to a new segment, however many claims come in between."""
+@pytest.mark.parametrize("at", [1, 2], ids=["fdatasync", "probe"])
+def test_a_claim_that_appends_nothing_still_renews(home: Path, at: int) -> None:
+    """After a failed fsync or probe the next append goes to a new segment, however many claims come in between."""
     disk = FailingDisk(home.parent)
     writer = Writer(log(home, disk=disk))
     writer.append(100)
     disk.take()
-    disk.at = 1  # the fdatasync behind the write
+    disk.at = at
     with pytest.raises(OutcomeUnknownError):
         writer.backend.append(batch(2))
     disk.at = None

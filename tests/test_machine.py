@@ -172,14 +172,30 @@ def damage_it(place: Place, which: int) -> None:
         file.write(bytes([(data[-1] + 1) % 256]))
 
 
+def change(place: Place, old: bytes, new: bytes) -> None:
+    """Change some bytes of the newest snapshot."""
+    if isinstance(place, InMemory):
+        name, data = place.memory._kept[0]
+        assert data.count(old) == 1
+        place.memory._kept[0] = name, data.replace(old, new)
+        return
+    assert isinstance(place, InFiles)
+    path = place.path / place.backend().names()[0]
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    with path.open("r+b") as file:
+        file.seek(data.index(old))
+        file.write(new)
+
+
 async def damage(place: Place, which: int = 0) -> None:
     """The same, in a thread."""
     await to_thread.run_sync(damage_it, place, which)
 
 
-async def save(place: Place, index: int, state: Iterable[str]) -> None:
+async def save(place: Place, index: int, state: Iterable[str], hlc: str = "") -> None:
     """Store a snapshot and leave the journal alone."""
-    snapshot = Snapshot(state=tuple(state), last_applied_hlc="", last_applied_index=index)
+    snapshot = Snapshot(state=tuple(state), last_applied_hlc=hlc, last_applied_index=index)
     await SnapshotStore(home_of(place), State, keep=5).save(snapshot)
 
 
@@ -1017,14 +1033,14 @@ async def test_on_close(on_close: bool, watched: Both) -> None:
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 async def test_keep(keep: int, place: Place) -> None:
-    """So many are kept, and of the journal what is behind the oldest of them."""
+    """So many are kept, and of the journal what is behind the oldest of them; all of it, until there are so many."""
     async with entered(place, policy=SnapshotPolicy(every_events=None, keep=keep, on_close=False)) as machine:
         for index in range(1, 7):
             await machine.dispatch("a")
             await machine.snapshot()
             kept = list(range(index, max(0, index - keep), -1))
             assert await stored(place) == kept
-            assert machine._journal.kept_from == kept[-1] + 1
+            assert machine._journal.kept_from == (kept[-1] + 1 if len(kept) == keep else 1)
 
 
 async def test_never_two_at_once(watched: Both, place: Place) -> None:
@@ -1251,7 +1267,7 @@ async def test_trimming_that_fails(watched: Both, monkeypatch: pytest.MonkeyPatc
             raise BackendError("truncate", "somewhere")
 
     told: list[Exception] = []
-    policy = SnapshotPolicy(every_events=3, on_close=False)
+    policy = SnapshotPolicy(every_events=3, on_close=False, keep=1)
     async with entered(watched, policy=policy, on_snapshot_error=told.append) as machine:
         watched.hook = hook
         await machine.dispatch_many(["a", "b", "c"])
@@ -1265,20 +1281,34 @@ async def test_trimming_that_fails(watched: Both, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_trimmed_behind_what_is_whole(place: Place) -> None:
-    """The journal is let go of up to the oldest kept snapshot that is whole; one that is damaged does not count."""
-    async with entered(place) as machine:
+    """The journal is let go of up to the oldest kept snapshot, once enough are whole; a damaged one does not count."""
+    policy = SnapshotPolicy(every_events=None, on_close=False, keep=2)
+    async with entered(place, policy=policy) as machine:
         for _ in range(2):
             await machine.dispatch_many(["a"] * 5)
             await machine.snapshot()
         assert machine._journal.kept_from == 6
-    await damage(place, 1)
+    await damage(place)
+    async with entered(place, policy=policy) as machine:
+        assert len(machine.recovery.damaged) == 1
+        for kept_from in (6, 12):
+            await machine.dispatch("b")
+            await machine.snapshot()
+            assert machine._journal.kept_from == kept_from
     async with entered(place) as machine:
-        assert machine.recovery.damaged == ()
-        await machine.dispatch("b")
+        assert machine.state == ("a",) * 10 + ("b",) * 2
+
+
+async def test_the_first_snapshot_is_not_the_only_way(place: Place) -> None:
+    """As long as fewer are kept than there are to be, the state survives that all of them are damaged."""
+    async with entered(place) as machine:
+        await machine.dispatch_many(["a"] * 5)
         await machine.snapshot()
-        assert machine._journal.kept_from == 11
+        await machine.snapshot()
+    for which in range(2):
+        await damage(place, which)
     async with entered(place) as machine:
-        assert machine.state == ("a",) * 10 + ("b",)
+        assert (machine.state, machine.recovery.entries) == (("a",) * 5, 5)
 
 
 async def test_any_kept_one_will_do(place: Place) -> None:
@@ -1397,7 +1427,7 @@ async def test_a_snapshot_ahead_of_the_journal(damaged: bool, place: Place) -> N
     async with entered(place) as machine:
         await machine.dispatch_many(["a", "b", "c"])
         await machine.snapshot()
-    await save(place, 5, "abcde")
+    await save(place, 5, "abcde", str(HybridLogicalClock().take(1)))
     if damaged:
         await damage(place, 0)
     before = await contents(place)
@@ -1408,6 +1438,18 @@ async def test_a_snapshot_ahead_of_the_journal(damaged: bool, place: Place) -> N
     assert await contents(place) == before
     async with opened(place) as journal:
         assert journal.last_index == 3
+
+
+async def test_an_index_that_is_damaged(place: Place) -> None:
+    """A snapshot whose index is higher by damage is passed over as any other; the journal is not called lost."""
+    async with entered(place) as machine:
+        for number in range(2):
+            await machine.dispatch_many([f"{number}"] * 4)
+            await machine.snapshot()
+        there = machine.state
+    await to_thread.run_sync(change, place, b'"last_applied_index":8', b'"last_applied_index":9')
+    async with entered(place) as machine:
+        assert (machine.state, len(machine.recovery.damaged), machine.recovery.entries) == (there, 1, 4)
 
 
 async def test_a_gap_behind_the_snapshot(place: Place) -> None:
@@ -1505,6 +1547,18 @@ async def test_unknown(when: str, watched: Both, place: Place) -> None:
         assert await machine.dispatch("f") == (*truth, "f")
 
 
+async def test_whether_it_is_sound(place: Place) -> None:
+    """It is as long as it is open."""
+    machine = machine_of(place)
+    assert not machine.sound
+    async with machine:
+        assert machine.sound
+        with pytest.raises(ValueError, match="refused"):
+            await machine.dispatch("!refused")
+        assert machine.sound
+    assert not machine.sound
+
+
 async def test_a_snapshot_of_a_poisoned_machine(watched: Both, place: Place) -> None:
     """What is known may be saved still; the journal is left as it is."""
     async with entered(watched) as machine:
@@ -1512,6 +1566,7 @@ async def test_a_snapshot_of_a_poisoned_machine(watched: Both, place: Place) -> 
         watched.failing = [("after", OutcomeUnknownError("append", "somewhere"))]
         with pytest.raises(OutcomeUnknownError):
             await machine.dispatch("b")
+        assert not machine.sound
         assert (await machine.snapshot()).index == 1
         assert machine._journal.kept_from == 1
     async with entered(place) as machine:
@@ -1559,7 +1614,7 @@ def test_leaving_cancelled_at(step: str, backend: Backend, way: str, tmp_path: P
     watched = Both(place)
 
     async def leaves() -> None:
-        async with machine_of(watched, policy=SnapshotPolicy(every_events=None)) as machine:
+        async with machine_of(watched, policy=SnapshotPolicy(every_events=None, keep=1)) as machine:
             await machine.dispatch("a")
 
     async def main() -> None:
@@ -1583,7 +1638,7 @@ def test_left_while_a_snapshot_is_taken(step: str, backend: Backend, way: str, t
     watched = Both(place)
 
     async def stays() -> None:
-        async with machine_of(watched, policy=SnapshotPolicy(every_events=1)) as machine:
+        async with machine_of(watched, policy=SnapshotPolicy(every_events=1, keep=1)) as machine:
             await machine.dispatch("a")
             await anyio.sleep(BOUND_S)
 

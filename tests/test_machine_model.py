@@ -20,6 +20,7 @@ from swoosh_async.machine import SnapshotPolicy, StateMachine
 
 from ._faults import BOUND_S
 from ._journals import InFiles, InMemory, Place
+from ._lives import Life
 from .test_machine import State, damage_it, home_of, machine_of
 
 pytest.importorskip("fcntl", reason="a file backend needs flock")
@@ -74,34 +75,12 @@ class AMachine(RuleBasedStateMachine):
     def open(self) -> StateMachine[State, str]:
         """Open it, in a task of its own that lives as long as it is open."""
         machine = self.made()
-        self.closing = asyncio.Event()
-
-        async def lives(ready: asyncio.Future[None]) -> None:
-            try:
-                async with machine:
-                    ready.set_result(None)
-                    await self.closing.wait()
-            except BaseException as error:
-                if ready.done():
-                    raise
-                ready.set_exception(error)
-
-        async def begins() -> None:
-            ready = asyncio.get_running_loop().create_future()
-            self.life = asyncio.create_task(lives(ready))
-            await ready
-
-        self.run(begins())
+        self.life = Life(self.run, machine)
         return machine
 
     def close(self) -> None:
         """Close it."""
-
-        async def ends() -> None:
-            self.closing.set()
-            await self.life
-
-        self.run(ends())
+        self.life.end()
 
     def happened(self, *new: str) -> None:
         """These events were dispatched."""

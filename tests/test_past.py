@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +21,10 @@ from swoosh_async import (
     CorruptSnapshotError,
     DivergenceError,
     FileBackend,
+    InvalidStateError,
     Journal,
     MemoryBackend,
+    OutcomeUnknownError,
     SchemaVersionError,
     Snapshot,
     SnapshotPolicy,
@@ -38,6 +41,20 @@ pytestmark = pytest.mark.anyio
 
 State = tuple[int, ...]
 NEVER = SnapshotPolicy(every_events=None, on_close=False)
+
+
+def damage(backend: Backend, at: int = -1) -> None:
+    """Change a byte of the latest snapshot."""
+    if isinstance(backend, MemoryBackend):
+        name, kept = backend._kept[0]
+        data = bytearray(kept)
+        data[at] ^= 1
+        backend._kept[0] = name, bytes(data)
+        return
+    path = Path(backend.where) / "snapshot"
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
 
 
 def apply(state: State, event: int) -> State:
@@ -115,6 +132,41 @@ async def test_state_at_what_is_retained(backend: Backend) -> None:
         await machine.state_at(hlc=Timestamp(1, 0, 0))
 
 
+async def test_state_at_a_time_in_a_gap(backend: Backend) -> None:
+    """A snapshot behind which entries were let go of stands for its own time only: nobody knows when the next came."""
+    await numbers(backend, 9, snapshots=(4, 9))
+    times = [time for _, time, _ in await entries_of(backend)]
+    async with Journal(backend, int) as journal:
+        await journal.truncate_before(8)
+    machine = machine_of(backend)
+    assert await machine.state_at(hlc=times[3]) == (1, 2, 3, 4)
+    for time in (Timestamp(times[3].wall_ns, times[3].logical, 7), *times[4:7]):
+        with pytest.raises(TruncatedError, match=f"the state at {time} can be had no more"):
+            await machine.state_at(hlc=time)
+    assert await machine.state_at(hlc=times[8]) == tuple(range(1, 10))
+
+
+async def test_a_point_that_is_kept_no_more_is_named(backend: Backend, tmp_path: Path) -> None:
+    """The error tells which state was asked for."""
+    await numbers(backend, 9, snapshots=(4, 6), keep=2)
+    machine = machine_of(backend)
+    for index in (0, 3):
+        for call in (machine.state_at(index=index), machine.fork(tmp_path / "fork", at=index)):
+            with pytest.raises(TruncatedError, match=f"the state at index {index} can be had no more") as caught:
+                await call
+            assert (caught.value.point, caught.value.first) == (f"index {index}", 5)
+    assert not (tmp_path / "fork").exists()
+
+
+async def test_a_snapshot_that_cannot_be_read(backend: Backend) -> None:
+    """Where a snapshot is kept that leads to a state, but cannot be read, it is said why."""
+    await numbers(backend, 9, snapshots=(4, 6), keep=2)
+    machine = machine_of(backend, schema_version=2)
+    for call in (machine.state_at(index=5), machine.verify_replay()):
+        with pytest.raises(CorruptSnapshotError, match=r"schema version 1 found, 2 supported.* kept from index 5 on"):
+            await call
+
+
 async def test_state_at_nonsense(backend: Backend) -> None:
     """What cannot be is a ValueError."""
     await numbers(backend, 3)
@@ -125,10 +177,14 @@ async def test_state_at_nonsense(backend: Backend) -> None:
         {"index": 1.5},
         {"index": True},
         {"hlc": "noon"},
+        {"hlc": 7},
+        {"hlc": b"noon"},
         {"index": 1, "hlc": Timestamp(1, 0, 0)},
     ):
         with pytest.raises(ValueError):  # noqa: PT011
             await machine.state_at(**wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError):  # noqa: PT011
+            await machine_of(MemoryBackend()).state_at(**{"index": 1, **wrong})  # type: ignore[arg-type]
 
 
 async def test_state_at_passes_over_damage(tmp_path: Path) -> None:
@@ -186,7 +242,7 @@ async def test_a_replay_that_differs(backend: Backend) -> None:
     async with machine() as first:
         await first.dispatch_many(["a", "a"])
         await first.snapshot()
-        assert await first.verify_replay() == 0
+        assert await first.verify_replay() == 2
         await first.dispatch("b")
         await first.snapshot()
     with pytest.raises(DivergenceError, match=r"differs at state\.b;") as caught:
@@ -206,6 +262,11 @@ async def test_nothing_to_replay_from(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- backup and fork
+
+
+def drafts(path: Path) -> list[str]:
+    """What is left there of copies that were not finished."""
+    return [name for name in os.listdir(path) if name.endswith(".tmp")]
 
 
 async def entries_of(backend: Backend) -> list[tuple[int, Timestamp, int]]:
@@ -234,6 +295,70 @@ async def test_a_backup(backend: Backend, tmp_path: Path) -> None:
         assert twin.cursor.index == 21
     assert await machine_of(backend).state_at() == (*range(1, 21), 99)
     assert sorted(os.listdir(tmp_path)) in (["copy"], ["copy", "state"])
+
+
+async def test_a_backup_of_what_is_lost(backend: Backend, tmp_path: Path) -> None:
+    """Where nothing leads to the state any more, there is no backup, least of all an empty one."""
+    store = SnapshotStore(backend, State)
+    await store.save(Snapshot(state=(1, 2), last_applied_index=2))
+    damage(backend)
+    for path in (tmp_path / "copy", tmp_path / "again"):
+        with pytest.raises((CorruptJournalError, CorruptSnapshotError)):
+            await machine_of(backend).backup(path)
+    damage(backend, at=0)
+    with pytest.raises(CorruptSnapshotError, match=r"no snapshot is whole and to be read .*, and the journal is empty"):
+        await machine_of(backend).backup(tmp_path / "copy")
+    assert sorted(os.listdir(tmp_path)) in ([], ["state"])
+
+
+async def test_places_for_a_backup(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty directory is replaced; a symlink or a mount point cannot be, which is said before all else."""
+    await numbers(backend, 3)
+    machine = machine_of(backend)
+    empty, link = tmp_path / "empty", tmp_path / "link"
+    empty.mkdir()
+    link.symlink_to(empty)
+    with pytest.raises(BackendError, match="it is a symlink"):
+        await machine.backup(link)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.path.ismount", lambda _: True)
+        with pytest.raises(BackendError, match="it is a mount point"):
+            await machine.backup(empty)
+    assert not drafts(tmp_path)
+    await machine.backup(empty)
+    assert await machine_of(FileBackend(empty)).state_at() == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (("rename", errno.EBUSY), BackendError),
+        (("rename", errno.EIO), OutcomeUnknownError),
+        (("fsync", errno.EIO), BackendError),
+        (("ftruncate", errno.EIO), OutcomeUnknownError),
+    ],
+)
+async def test_a_backup_that_fails(
+    failure: tuple[str, int], error: type[Exception], backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure before it has its name changes nothing; behind that, at the probe too, the outcome is unknown."""
+    await numbers(backend, 3)
+    call, number = failure
+    real = getattr(os, call)
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        if call == "ftruncate" or "dst_dir_fd" not in kwargs:
+            there = (tmp_path / "copy").exists()
+            if call != "ftruncate" or there:
+                raise OSError(number, os.strerror(number))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, call, fails)
+    with pytest.raises(error, match=os.strerror(number)):
+        await machine_of(backend).backup(tmp_path / "copy")
+    monkeypatch.undo()
+    assert (tmp_path / "copy").exists() == (call == "ftruncate")
+    assert not drafts(tmp_path)
 
 
 @pytest.mark.parametrize("at", [12, 13, 15, 17, 18, 20])
@@ -363,7 +488,7 @@ UPCASTS = {AddedV1: lambda event: [Added(event.name)] * event.times}
 
 async def old_program(backend: Backend, *, snapshot: bool = False) -> None:
     """What the program did before it was changed."""
-    policy = SnapshotPolicy(every_events=None, on_close=snapshot)
+    policy = SnapshotPolicy(every_events=None, on_close=snapshot, keep=1)
     async with StateMachine(backend, old_names, (), AddedV1, state_type=tuple[str, ...], policy=policy) as machine:
         await machine.dispatch_many([AddedV1("a", 1), AddedV1("b", 0), AddedV1("c", 3)])
 
@@ -467,6 +592,27 @@ async def test_a_newer_program_wrote_it(backend: Backend) -> None:
             pass
 
 
+async def test_an_older_event_is_not_written(backend: Backend) -> None:
+    """An event that would be another when it is replayed is refused, although its type is among those of today."""
+
+    def gathered(state: tuple[str, ...], event: Added | AddedV1) -> tuple[str, ...]:
+        return (*state, type(event).__name__)
+
+    async with StateMachine(
+        backend, gathered, (), Added | AddedV1, state_type=tuple[str, ...], upcasts=UPCASTS, policy=NEVER
+    ) as machine:
+        assert await machine.dispatch(Added("a")) == ("Added",)
+        for call in (
+            machine.dispatch(AddedV1("b", 2)),
+            machine.dispatch_many([Added("c"), AddedV1("b", 0)]),
+            machine.transact(lambda _: [AddedV1("b", 1)]),
+        ):
+            with pytest.raises(InvalidStateError, match="a AddedV1 is of an older type"):
+                await call
+        assert (machine.state, machine.cursor.index) == (("Added",), 1)
+        assert await machine.verify_replay() == 1
+
+
 async def test_check(backend: Backend) -> None:
     """Before a deployment: what the new program can read, and what not."""
     await old_program(backend, snapshot=True)
@@ -488,7 +634,7 @@ async def test_check(backend: Backend) -> None:
 
 async def test_check_beside_a_writer_who_trims(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is trimmed after its bounds were looked at is passed over."""
-    await numbers(backend, 9, snapshots=(6,))
+    await numbers(backend, 9, snapshots=(6,), keep=1)
     whole, calls = await to_thread.run_sync(backend.bounds), 0
 
     def bounds() -> Bounds:  # as they were before the trimming, at the first look

@@ -32,7 +32,7 @@ def sealed(inner: bytes) -> bytes:
     st.builds(
         Record,
         epoch=NUMBERS,
-        first=NUMBERS,
+        first=st.integers(1, (1 << 63) - 1),
         format=st.just(RECORD_FORMAT),
         host=st.text(st.characters(exclude_categories=["Cs"]), max_size=255),
         newest=NUMBERS,

@@ -253,11 +253,12 @@ def test_a_load_in_a_new_process(strace: str, tmp_path: Path) -> None:
 
 @pytest.mark.strace
 def test_appends_to_a_journal(strace: str, tmp_path: Path) -> None:
-    """An append is one pwrite and one fdatasync; before it a segment's space, header and name are durable, in order."""
+    """An append is one pwrite, one fdatasync, the probe; before it a segment's space, header and name are durable."""
     (tmp_path / "home").mkdir()
     calls = calls_in(watched(strace, tmp_path, APPEND, tmp_path / "home"), tmp_path)
     record = ["open home/TEMP", "pwrite home/TEMP", "fsync home/TEMP", "rename home/TEMP home/journal", "fsync home"]
-    record.append("ftruncate home/.journal.lock")
+    probe = "ftruncate home/.journal.lock"
+    record.append(probe)
     prepare = ["open home/TEMP", "fallocate home/TEMP", "fsync home/TEMP"]
 
     def begin(segment: str) -> list[str]:
@@ -266,7 +267,7 @@ def test_appends_to_a_journal(strace: str, tmp_path: Path) -> None:
             "fdatasync home/TEMP",
             f"rename home/TEMP {segment}",
             "fsync home",
-            "ftruncate home/.journal.lock",
+            probe,
             *record,
         ]
 
@@ -279,14 +280,17 @@ def test_appends_to_a_journal(strace: str, tmp_path: Path) -> None:
         *begin(one),
         f"pwrite {one}",
         f"fdatasync {one}",
+        probe,
         "acknowledge",
         f"pwrite {one}",
         f"fdatasync {one}",
+        probe,
         *prepare,
         "acknowledge",
         *begin(three),
         f"pwrite {three}",
         f"fdatasync {three}",
+        probe,
         "acknowledge",
     ]
 

@@ -45,7 +45,8 @@ class Source(ABC):
     """Stored bytes, open for reading; a context manager that closes them.
 
     Attributes:
-        name: Which snapshot this is, as `SnapshotBackend.names` gives it.
+        name: Which snapshot this is: a name by which it can be opened, though the latest may have one that moves on
+            from it to the next, as a file's path does.
         size_bytes: How long it is.
     """
 
@@ -131,7 +132,8 @@ class Stored(msgspec.Struct, frozen=True):
     """What was stored.
 
     Attributes:
-        name: A permanent name: it never stands for another snapshot, but may come to stand for none.
+        name: A name as `SnapshotBackend.names` gives it. Where more than one is kept it is permanent: it never stands
+            for another snapshot, but may come to stand for none. Where only one is kept, it may be the latest's own.
         size_bytes: The length in bytes.
     """
 
@@ -155,7 +157,8 @@ class SnapshotBackend(ABC):
         """Make `blob` the latest snapshot.
 
         Atomicity: afterwards, whatever happens meanwhile, the latest is either this one, whole, or the one before.
-        Order: a position below the stored one is refused, in one step with the storing, unless `allow_rollback`.
+        Order: a position below the stored one is refused, in one step with the storing, unless `allow_rollback`; where
+        what is stored is damaged, so that nobody can tell, it is not.
         Durability: on return it survives a power cut; only then are generations beyond the `keep` newest removed.
         Concurrency: of several writers, in any number of processes, one goes at a time.
 

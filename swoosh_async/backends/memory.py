@@ -10,7 +10,17 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from operator import attrgetter
 
-from ..errors import ClosedError, ConflictError, FencedError, LockedError, SnapshotNotFoundError, StaleSnapshotError
+from msgspec.structs import replace
+
+from ..errors import (
+    ClosedError,
+    ConflictError,
+    CorruptSnapshotError,
+    FencedError,
+    LockedError,
+    SnapshotNotFoundError,
+    StaleSnapshotError,
+)
 from .base import Backend, Batch, Blob, Bounds, Claim, Epoch, Index, Position, Source, Stored
 
 __all__ = ["MemoryBackend"]
@@ -48,7 +58,7 @@ class MemoryBackend(Backend):
         body = b"".join(blob.body())
         data = blob.head() + body
         with self._mutex:
-            stored = blob.position_of(_Bytes(*self._kept[0])) if self._kept else Position(0)
+            stored = self._position(blob)
             if blob.position < stored and not allow_rollback:
                 raise StaleSnapshotError(self.where, index=blob.position, stored=stored)
             self._count += 1
@@ -73,6 +83,13 @@ class MemoryBackend(Backend):
             self._kept = self._kept[:keep]
         return [name for name, _ in gone]
 
+    def _position(self, blob: Blob) -> Position:
+        """The latest's position, by its head; where that is damaged, there is nothing to go back behind."""
+        try:
+            return blob.position_of(_Bytes(*self._kept[0])) if self._kept else Position(0)
+        except CorruptSnapshotError:
+            return Position(0)
+
     # ------------------------------------------------------------------ journal
 
     def claim(self, epoch: Epoch | None = None) -> Claim:
@@ -93,7 +110,7 @@ class MemoryBackend(Backend):
                 raise FencedError(self.where, epoch=batch.epoch, found=self._epoch)
             if batch.first != last + 1:
                 raise ConflictError(expected=batch.first - 1, found=last)
-            self._batches.append(batch)
+            self._batches.append(batch if type(batch.data) is bytes else replace(batch, data=bytes(batch.data)))
 
     def read(self, after: Index, max_bytes: int) -> Sequence[Batch]:
         with self._mutex:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 
 __all__ = ["main"]
 
@@ -16,6 +17,7 @@ _EXTRA = frozenset({"rich", "typer"})
 def main() -> None:
     """Run the command with this process's arguments; it exits with 0, with 1 for a failure, with 2 for wrong usage."""
     try:
+        from ..errors import DurabilityWarning
         from ._app import app
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
@@ -25,4 +27,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ellipsis must not stop it on an ASCII terminal
+    warnings.simplefilter("ignore", DurabilityWarning)  # looking needs no durability
     app()

@@ -12,16 +12,15 @@ from rich.text import Text
 
 from ..backends.base import Source
 from ..clock import Timestamp
-from ..codec import Facts, SnapshotCodec
+from ..codec import Facts
 from ..errors import CorruptSnapshotError, SnapshotNotFoundError, SwooshError
 from ._backend import backend_in, time_of
-from ._input import decoded, opened
+from ._input import any_schema, decoded, opened
 from ._inspect import utc
 from ._terminal import printable, shortened
 
 __all__ = ["History", "Kept", "Span", "as_json", "as_table", "history_of", "span_of"]
 
-_codec: SnapshotCodec[Any] = SnapshotCodec(Any, schema_version=(1 << 31) - 1)  # of any schema
 _DIGITS = 12
 _TEXT_CHARS = 80
 
@@ -105,7 +104,7 @@ def _kept(directory: str, name: str) -> Kept | None:
     try:
         with opened(directory, name) as source:
             try:
-                facts = _codec.verify(source)
+                facts = any_schema.verify(source)
                 if not facts.checksum:
                     decoded(source)
             except CorruptSnapshotError as error:
@@ -120,7 +119,7 @@ def _kept(directory: str, name: str) -> Kept | None:
 def _head(damaged: Source) -> Facts | None:
     """What a damaged snapshot says of itself, which may be damaged as well."""
     try:
-        return _codec.facts(damaged)
+        return any_schema.facts(damaged)
     except SwooshError:
         return None
 

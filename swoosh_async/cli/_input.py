@@ -19,11 +19,14 @@ from ..errors import BackendError, LimitExceededError, SchemaVersionError, Snaps
 from ._reading import ReadingDisk
 from ._terminal import Report, bar, printable
 
-__all__ = ["decoded", "older", "older_in", "opened", "reason_of"]
+__all__ = ["any_schema", "decoded", "older", "older_in", "opened", "reason_of"]
 
 _STANDARD_INPUT = "-"
 
 _PIECE_BYTES = 1 << 20
+
+any_schema: SnapshotCodec[Any] = SnapshotCodec(Any, schema_version=(1 << 63) - 1)
+"""What tells facts of a snapshot of any schema, and checks it."""
 
 
 class Held(Source):

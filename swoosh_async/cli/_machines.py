@@ -66,7 +66,7 @@ def told_of_user(what: str) -> Generator[None, None, None]:
         yield
     except SwooshError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MachineError(f"{what} failed: {type(error).__name__}{_place(error)}") from error
 
 
@@ -80,7 +80,7 @@ def _imported(name: str, module_name: str) -> Any:
         if module_name == missing or module_name.startswith(f"{missing}."):
             raise MachineError(f"--machine {name}: there is no module {missing}{_where()}") from None
         raise MachineError(f"--machine {name}: importing it failed: no module {missing}{_place(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MachineError(
             f"--machine {name}: importing it failed: {type(error).__name__}: {error}{_place(error)}"
         ) from error
@@ -100,7 +100,7 @@ def _named(name: str, module: Any, function_name: str) -> Any:
     return found
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Where it was raised, in code that is not this package's."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((_PACKAGE, "<")) and frame.filename != importlib.__file__:

@@ -130,8 +130,8 @@ def backup(
         with telling(to):
             cursor = anyio.run(without(source).backup, to)
             held = history_of(to)
-    line(printable(f"{to}: all of {directory}, up to index {cursor.index}"))
-    output().print(as_table(held))
+        line(printable(f"{to}: all of {directory}, up to index {cursor.index}"))
+        output().print(as_table(held))
 
 
 def _point(text: str) -> Point:

@@ -6,7 +6,7 @@ It is folded by a program's own machine; without one, only where a snapshot stan
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -16,11 +16,11 @@ from rich.console import Group
 from rich.text import Text
 
 from ..backends.base import Backend
-from ..codec import SnapshotCodec
-from ..errors import SchemaVersionError, SwooshError
+from ..codec import Facts
+from ..errors import SwooshError
 from ..machine import StateMachine
 from ..models import Cursor
-from ..snapshots import SnapshotStore
+from ._input import any_schema, decoded
 from ._inspect import wall_time
 from ._machines import machine_of, plain_state, told_of_user
 from ._points import Point
@@ -111,18 +111,16 @@ class Replayer:
         return Folded(snapshot.cursor, state, entries, took_s)
 
     def _kept(self, point: Point, last: int) -> Folded | None:
-        """What a snapshot holds that stands just there; None where none does."""
-        if point.hlc is not None:
-            return None
-        store = SnapshotStore[Any](self._backend, Any, schema_version=_schema_of(self._backend))
-        refs = anyio.run(store.history)
-        index = max([last, *(ref.index for ref in refs)]) if point.index is None else point.index
-        ref = next((ref for ref in refs if ref.index == index), None)
-        if ref is None:
-            return None
-        begun = time.monotonic()
-        snapshot = anyio.run(store.load, ref)
-        return Folded(snapshot.cursor, snapshot.state, 0, time.monotonic() - begun)
+        """What a snapshot holds, of whatever schema, that stands just there; None where none does."""
+        kept = list(_kept_in(self._backend))
+        index = max([last, *(facts.cursor.index for _, facts in kept)]) if point.index is None else point.index
+        for name, facts in kept:
+            if facts.cursor.index == index if point.hlc is None else facts.cursor.hlc == str(point.hlc):
+                begun = time.monotonic()
+                with self._backend.open(name) as source:
+                    snapshot = decoded(source).snapshot
+                return Folded(snapshot.cursor, snapshot.state, 0, time.monotonic() - begun)
+        return None
 
     def verify(self) -> int:
         """Replay between all snapshots, and compare; returns how many entries were folded.
@@ -154,22 +152,18 @@ def without(backend: Backend) -> StateMachine[Any, Any]:
     def refuse(_state: Any, _event: Any) -> NoReturn:
         raise NoMachineError(_WITHOUT)
 
-    return StateMachine(backend, refuse, _NOTHING, msgspec.Raw, state_type=Any, schema_version=_schema_of(backend))
+    newest = max((facts.schema_version for _, facts in _kept_in(backend)), default=1)
+    return StateMachine(backend, refuse, _NOTHING, msgspec.Raw, state_type=Any, schema_version=newest)
 
 
-def _schema_of(backend: Backend) -> int:
-    """The newest schema version of the snapshots that are kept."""
-    codec = SnapshotCodec[Any](Any)
-    newest = 1
+def _kept_in(backend: Backend) -> Iterator[tuple[str, Facts]]:
+    """The snapshots that are kept, by name, and what they say of themselves."""
     for name in backend.names():
         try:
             with backend.open(name) as source:
-                newest = max(newest, codec.facts(source).schema_version)
-        except SchemaVersionError as error:
-            newest = max(newest, error.found)
+                yield name, any_schema.facts(source)
         except SwooshError:  # it is told when it is needed
             continue
-    return newest
 
 
 # ---------------------------------------------------------------------- for people, and for programs

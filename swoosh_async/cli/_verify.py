@@ -142,7 +142,7 @@ def _opaque(located: Located) -> int:
     """
     batch, opaque, done = located.batch, 0, 0
     try:
-        _codec.stamp(batch.data)
+        _codec.stamp(batch.data, batch.count)
         for part in _codec.parts(batch.data):
             for event in _codec.events(part):
                 opaque += isinstance(_plain(event, done), Opaque)

@@ -187,15 +187,24 @@ class EventCodec(Generic[E]):
         return self.batch(self.stamp(data), events)
 
     @staticmethod
-    def stamp(data: bytes) -> Timestamp:
+    def stamp(data: bytes, count: int = 1) -> Timestamp:
         """The timestamp of a batch's first entry.
+
+        Args:
+            data: The batch.
+            count: How many entries there are in it, each of which has one of its own.
 
         Raises:
             EventsDamagedError: There is none.
         """
         if len(data) < _STAMP.size:
             raise EventsDamagedError("the batch is too short for its timestamp", skip=0)
-        return Timestamp(*_STAMP.unpack_from(data))
+        stamp = Timestamp(*_STAMP.unpack_from(data))
+        try:
+            stamp.plus(count - 1)
+        except ValueError:
+            raise EventsDamagedError("the batch's timestamp leaves none for its last entries", skip=0) from None
+        return stamp
 
     @staticmethod
     def parts(data: bytes) -> Iterator[Part]:

@@ -20,6 +20,7 @@ from swoosh_async import (
     CorruptJournalError,
     CorruptSnapshotError,
     Cursor,
+    DurabilityWarning,
     Entry,
     EventCodec,
     FallbackWarning,
@@ -369,4 +370,4 @@ def errors(error: SwooshError) -> object:  # noqa: C901, PLR0912  one case for e
         case ClockDriftError():
             return assert_type((error.drift_s, error.max_drift_s), tuple[float, float])
         case _:
-            return assert_type(swoosh_async.__version__, str), FallbackWarning
+            return assert_type(swoosh_async.__version__, str), FallbackWarning, DurabilityWarning

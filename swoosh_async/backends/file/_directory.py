@@ -13,7 +13,9 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 
 from ...errors import BackendError, SnapshotNotFoundError
-from ._disk import Disk, Step, make_directory, open_directory
+from ._disk import Disk, Step, let_go, make_directory, open_directory
+from ._lock import is_lock
+from ._mount import warn_of
 from ._names import Generation, Names, is_temp
 from ._source import READ_FLAGS, FileSource
 
@@ -60,9 +62,13 @@ class Directory:
                 fd = os.open(name, READ_FLAGS, dir_fd=self.fd)
             except FileNotFoundError:
                 return None
-            facts = os.fstat(fd)
+            try:
+                facts = os.fstat(fd)
+            except BaseException:
+                let_go(fd)
+                raise
         if not stat.S_ISREG(facts.st_mode):
-            os.close(fd)
+            let_go(fd)
             raise BackendError(step, path, errno=errno.EINVAL, detail="not a regular file")
         return FileSource(fd, name, path, facts, read)
 
@@ -92,13 +98,34 @@ class Directory:
                         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         self._disk.unlink(name, self.fd)
                 finally:
-                    os.close(fd)
+                    let_go(fd)
 
     def take_back(self, names: Sequence[str]) -> None:
         """Remove names that a failed save has made; a failure to do so is not told, for the first one is."""
         for name in names:
             with suppress(OSError):
                 self._disk.unlink(name, self.fd)
+
+    def probe(self, lock: str, step: str) -> None:
+        """As a writer does; left to writers where there is no lock file yet, or it is not for this reader to open.
+
+        Args:
+            lock: The lock file's name.
+            step: What it is called in messages.
+
+        Raises:
+            BackendError: The file system does not write any more.
+        """
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError:
+            return
+        try:
+            with Step(step, self.path):
+                if is_lock(os.fstat(fd)):
+                    self._disk.ftruncate(fd, 0)
+        finally:
+            let_go(fd)
 
     def listing(self) -> list[str]:
         """All names in it."""
@@ -125,6 +152,7 @@ class Home:
         self._disk = disk
         self._resolved: tuple[str, Names] | None = None
         self._durable: tuple[int, int] | None = None
+        self._doubted = False
 
     @contextmanager
     def open(self, *, create: bool) -> Generator[Directory, None, None]:
@@ -137,14 +165,17 @@ class Home:
         path, names = self._resolve()
         fd = self._open(path, create=create)
         try:
-            inode = _inode(fd)
-            if self._durable != inode:  # whoever made it may have been killed before its name was durable
-                with Step("fsync parent of snapshot directory", path):
+            if not self._doubted:
+                warn_of(fd)
+                self._doubted = True
+            with Step("fsync parent of snapshot directory", path):
+                inode = _inode(fd)
+                if self._durable != inode:  # whoever made it may have been killed before its name was durable
                     make_directory(self._disk, path)
-                self._durable = inode
+                    self._durable = inode
             yield Directory(fd, path, names, self._disk)
         finally:
-            os.close(fd)
+            let_go(fd)
 
     def _open(self, path: str, *, create: bool) -> int:
         with Step("create snapshot directory" if create else "open snapshot directory", path):
@@ -155,7 +186,11 @@ class Home:
                     raise SnapshotNotFoundError(self.path) from None
             make_directory(self._disk, path)
             fd = open_directory(path)
-            self._durable = _inode(fd)
+            try:
+                self._durable = _inode(fd)
+            except BaseException:
+                let_go(fd)
+                raise
             return fd
 
     def _resolve(self) -> tuple[str, Names]:

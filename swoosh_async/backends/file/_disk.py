@@ -25,7 +25,7 @@ from ...errors import BackendError, OutcomeUnknownError, SwooshError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["FULL", "Disk", "OsDisk", "Step", "make_directory", "open_directory", "write_all"]
+__all__ = ["FULL", "Disk", "OsDisk", "Step", "let_go", "make_directory", "open_directory", "write_all"]
 
 _GATHER_BYTES = 1 << 16
 
@@ -157,6 +157,18 @@ def open_directory(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+def let_go(fd: int) -> None:
+    """Close a descriptor behind which nothing waits to be written, whatever the system says to that.
+
+    It is closed in any case (close(2)), and what was done through it has been answered before: an error here would say
+    of something that happened that it did not.
+    """
+    try:  # noqa: SIM105  for suppress() there may be no memory
+        os.close(fd)
+    except OSError:
+        pass
+
+
 def make_directory(disk: Disk, path: str) -> None:
     """Make the directory and its missing parents (0o755), and all their names durable.
 
@@ -189,7 +201,7 @@ def _fsync_directory(disk: Disk, path: str) -> None:
     try:
         disk.fsync(fd)
     finally:
-        os.close(fd)
+        let_go(fd)
 
 
 def write_all(disk: Disk, fd: int, pieces: Iterable[bytes], offset: int) -> int:

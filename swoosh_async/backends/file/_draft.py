@@ -11,12 +11,21 @@ import secrets
 import shutil
 
 from ._backend import FileBackend
-from ._disk import FULL, OsDisk, Step, make_directory, open_directory
+from ._disk import FULL, OsDisk, Step, let_go, make_directory, open_directory
+from ._segments import LOCK
 
 __all__ = ["Draft"]
 
 _MODE = 0o700
-_REFUSED = FULL | {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
+_REFUSED = FULL | {
+    errno.EACCES,
+    errno.EBUSY,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+    errno.EXDEV,
+}  # rename(2): of these it is found out before anything is changed
 
 
 class _Unsynced(OsDisk):
@@ -50,8 +59,8 @@ class Draft:
             BackendError: Something is there already, or a directory cannot be made.
         """
         with Step("create backup", self._path):
-            if os.path.lexists(self._path) and os.listdir(self._path):
-                raise FileExistsError(errno.EEXIST, "the directory is not empty", self._path)
+            if os.path.lexists(self._path):
+                _check_replaceable(self._path)
             make_directory(self._disk, os.path.dirname(self._path))
             os.mkdir(self._temp, _MODE)
         return FileBackend(self._temp, disk=_Unsynced())
@@ -74,16 +83,40 @@ class Draft:
             try:
                 self._disk.fsync(fd)
             finally:
-                os.close(fd)
+                let_go(fd)
+        with Step("probe directory of backup", self._path, unknown=True):
+            self._probe()
 
     def abandon(self) -> None:
         """Remove what was written, unless it has its name."""
         shutil.rmtree(self._temp, ignore_errors=True)
         self.abandoned = True
 
+    def _probe(self) -> None:
+        """See that the file system still writes, by the journal's lock, which is an empty file."""
+        fd = os.open(os.path.join(self._path, LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._disk.ftruncate(fd, 0)
+        finally:
+            let_go(fd)
+
     def _sync(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._disk.fsync(fd)
         finally:
-            os.close(fd)
+            let_go(fd)
+
+
+def _check_replaceable(path: str) -> None:
+    """Check that a directory can take the place of what stands there.
+
+    Raises:
+        OSError: It is not an empty directory, or cannot be replaced by a rename.
+    """
+    if os.listdir(path):
+        raise FileExistsError(errno.EEXIST, "the directory is not empty", path)
+    if os.path.islink(path):
+        raise NotADirectoryError(errno.ENOTDIR, "it is a symlink; name the directory itself", path)
+    if os.path.ismount(path):
+        raise OSError(errno.EBUSY, "it is a mount point; name a directory in it", path)

@@ -19,8 +19,12 @@ from zlib import crc32
 
 import msgspec
 
+from ..base import EPOCHS_END
+
 __all__ = [
     "ALIGN",
+    "LARGEST_BATCH_BYTES",
+    "LONGEST_FRAME_BYTES",
     "MARK_BYTES",
     "MAX_FRAME_COUNT",
     "SECTOR",
@@ -49,6 +53,11 @@ SEGMENT_HEADER_BYTES = SECTOR
 SEGMENT_FORMAT = 1
 MARK_BYTES = 8
 MAX_FRAME_COUNT = (1 << 32) - 1
+
+LARGEST_BATCH_BYTES = 1 << 30
+"""How long a batch of a journal may be told to be."""
+
+LONGEST_FRAME_BYTES = ALIGN + LARGEST_BATCH_BYTES
 
 _SEGMENT_MAGIC = b"swooshjl"
 _SEGMENT = struct.Struct("<8sI16s8sQQQQ")  # magic, format, store id, mark, base index, epoch, size, longest
@@ -154,12 +163,13 @@ def frame_bytes(seed: Seed, offset: int, *, epoch: int, first: int, count: int, 
 
 
 def read_frame(seed: Seed, offset: int, header: bytes | memoryview) -> Frame | None:
-    """The frame whose header these 64 bytes at `offset` are; None if they are none."""
+    """The frame whose header these 64 bytes at `offset` are; None if they are none, or one that nobody writes."""
     if header[:MARK_BYTES] != seed.mark or len(header) != ALIGN:
         return None
     if crc32(header[: -_CRC.size], seed.at(offset)) != _CRC.unpack_from(header, ALIGN - _CRC.size)[0]:
         return None
-    return Frame(offset, *_FRAME.unpack_from(header)[1:])
+    frame = Frame(offset, *_FRAME.unpack_from(header)[1:])
+    return frame if frame.count >= 1 and frame.epoch < EPOCHS_END else None
 
 
 def is_whole(seed: Seed, frame: Frame, padded: bytes | memoryview) -> bool:

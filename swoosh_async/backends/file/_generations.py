@@ -30,7 +30,7 @@ from ...errors import (
 )
 from ..base import Blob, Position, SnapshotBackend, Source, Stored
 from ._directory import Directory, Home
-from ._disk import FULL, Disk, OsDisk, Step, write_all
+from ._disk import FULL, Disk, OsDisk, Step, let_go, write_all
 from ._lock import FileLock
 from ._names import Generation
 from ._source import FileSource, Identity, identity_of
@@ -149,11 +149,12 @@ class Generations(SnapshotBackend):
             return _Current(source.facts, position)
 
     def _replace(self, blob: Blob, current: _Current, here: Directory, lock: FileLock, *, keeps: bool) -> Stored:
+        made: list[str] = []
         temp, fd = self._create_temp(here, self._mode or current.mode or _MODE)
-        made = [temp]
         try:
             size = self._write(blob, fd, here.path_of(temp))
-            saved = identity_of(os.fstat(fd))
+            with Step("stat snapshot", here.path_of(temp)):  # XFS refuses it once the disk has failed
+                saved = identity_of(os.fstat(fd))
             name = here.names.latest
             for source, target in self._links(blob, current, here, temp, keeps=keeps):
                 with Step("link snapshot generation", here.path_of(target)):
@@ -164,8 +165,8 @@ class Generations(SnapshotBackend):
             with Step("rename snapshot", self.where, unknown=True, but=FULL):
                 self._disk.rename(temp, here.names.latest, here.fd)
         except BaseException as error:
-            here.take_back([temp] if isinstance(error, OutcomeUnknownError) else made)
-            os.close(fd)
+            here.take_back([temp] if isinstance(error, OutcomeUnknownError) else [temp, *made])
+            let_go(fd)
             raise
         with Step("close snapshot temp file", self.where, unknown=True):
             self._disk.close(fd)
@@ -180,21 +181,29 @@ class Generations(SnapshotBackend):
     def _create_temp(self, here: Directory, mode: int) -> tuple[str, int]:
         """A new temp file, which no sweeper takes for a dead writer's: it is locked for as long as it is open."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with Step("create temp snapshot", self.where):
-            while True:
-                temp = f"snapshot-{secrets.token_hex(8)}.tmp"
-                fd = self._disk.open(temp, flags, _MODE, here.fd)
-                try:
+        temp, fd = "", -1
+        try:
+            with Step("create temp snapshot", self.where):
+                while True:
+                    temp = f"snapshot-{secrets.token_hex(8)}.tmp"
+                    fd = self._disk.open(temp, flags, _MODE, here.fd)
                     if mode != _MODE:
                         self._disk.fchmod(fd, mode)
-                    fcntl.flock(fd, fcntl.LOCK_EX)  # waits for a sweeper's unlink at most
-                    if os.fstat(fd).st_nlink:
-                        return temp, fd
-                except BaseException:
-                    here.take_back([temp])
-                    os.close(fd)
-                    raise
-                os.close(fd)
+                    try:
+                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:  # a sweeper is about to remove it, and may stand still there for ever
+                        here.take_back([temp])
+                    else:
+                        if os.fstat(fd).st_nlink:
+                            break
+                    let_go(fd)
+                    fd = -1
+            return temp, fd  # noqa: TRY300  the pair needs memory, too
+        except BaseException:  # also where there is none to go on
+            if fd >= 0:
+                here.take_back([temp])
+                let_go(fd)
+            raise
 
     def _write(self, blob: Blob, fd: int, path: str) -> int:
         bound = self._max_file_bytes
@@ -224,10 +233,14 @@ class Generations(SnapshotBackend):
         if keeps:
             generations, named = here.generations()
             number = here.names.next_number(generations)
-            self._remove(here, here.names.orphans(generations, named))
+            changed = bool(self._remove(here, here.names.orphans(generations, named)))
             if current.position is not None and named is None:
                 yield latest, here.names.generation(number, current.position).name
                 number += 1
+                changed = True
+            if changed:  # or, after a crash, one that never was the latest might stand there as an older one
+                with Step("fsync snapshot directory", here.path):
+                    self._disk.fsync(here.fd)
             yield temp, here.names.generation(number, blob.position).name
 
     def prune(self, keep: int) -> Sequence[str]:
@@ -300,21 +313,9 @@ class Generations(SnapshotBackend):
                 raise
         with Step("fsync snapshot directory", here.path):
             self._disk.fsync(here.fd)
-        self._probe(here)
+        here.probe(here.names.lock, "probe snapshot directory")
         if source.name == here.names.latest:
             self._durable = identity
-
-    def _probe(self, here: Directory) -> None:
-        """As a writer does; left to writers where there is no lock file yet, or it is not for this reader to open."""
-        try:
-            fd = os.open(here.names.lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.fd)
-        except OSError:
-            return
-        try:
-            with Step("probe snapshot directory", here.path):
-                self._disk.ftruncate(fd, 0)
-        finally:
-            os.close(fd)
 
     def names(self) -> Sequence[str]:
         try:

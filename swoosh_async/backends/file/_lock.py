@@ -7,29 +7,31 @@ at once in a child that is forked meanwhile: its copy of the descriptor would ke
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 import stat
 import sys
 import time
+import weakref
 from types import TracebackType
 from typing import Self
 
 from ...errors import LockedError
-from ._disk import Disk, Step
+from ._disk import Disk, Step, let_go
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["FileLock"]
+__all__ = ["FileLock", "is_lock"]
 
 _LOCK_LINE = re.compile(r"\d+: FLOCK +\S+ +\S+ +(?P<pid>[1-9]\d*) (?P<inode>\S+) ")
 _FIRST_WAIT_S = 0.0002
 _LONGEST_WAIT_S = 0.005
 _OWNER_RW = 0o600
 
-_held: set[FileLock] = set()
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 class FileLock:
@@ -48,6 +50,7 @@ class FileLock:
     def __init__(
         self, disk: Disk, name: str, dir_fd: int, *, path: str, mode: int, timeout_s: float, what: str = "snapshot"
     ) -> None:
+        self._fd = -1
         self._disk = disk
         self._name = name
         self._dir_fd = dir_fd
@@ -55,24 +58,33 @@ class FileLock:
         self._mode = mode | _OWNER_RW
         self._timeout_s = timeout_s
         self._step = f"lock {what}"
-        self._fd = -1
 
     def __enter__(self) -> Self:
-        with Step(self._step, self._path):
-            self._fd = self._open_file()
-            _held.add(self)
-            try:
+        try:
+            with Step(self._step, self._path):
+                self._fd = self._open_file()
+                _held.add(self)
                 self._wait()
-            except BaseException:
+        except BaseException:  # also where there was no memory to go on, once it was taken
+            if self._fd >= 0:
                 self.close()
-                raise
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            except OSError:  # closing lets go of it as well, unless a fork has a copy
+                pass
+            finally:
+                self.close()
+
+    def __del__(self) -> None:
+        """Let go of what nobody can let go of any more: who took it had no memory to remember that."""
+        if self._fd >= 0:
             self.close()
 
     def probe(self) -> None:
@@ -89,21 +101,24 @@ class FileLock:
 
     def close(self) -> None:
         """Close the descriptor, and not unlock: in a forked child, what the parent holds stays held."""
+        fd, self._fd = self._fd, -1
+        let_go(fd)
         _held.discard(self)
-        os.close(self._fd)
-        self._fd = -1
 
     def _open_file(self) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            return self._disk.open(self._name, flags, self._mode, self._dir_fd)
+            fd, made = self._disk.open(self._name, flags, self._mode, self._dir_fd), False
         except FileNotFoundError:
-            fd = self._disk.open(self._name, flags | os.O_CREAT, self._mode, self._dir_fd)
+            fd, made = self._disk.open(self._name, flags | os.O_CREAT, self._mode, self._dir_fd), True
         try:
-            if stat.S_IMODE(os.fstat(fd).st_mode) != self._mode:  # the umask is for modes that nobody has chosen
+            facts = os.fstat(fd)
+            if not is_lock(facts):
+                raise OSError(errno.EINVAL, "not an empty file, and so no lock")
+            if made and stat.S_IMODE(facts.st_mode) != self._mode:  # the umask is for modes that nobody has chosen
                 self._disk.fchmod(fd, self._mode)
         except BaseException:
-            os.close(fd)
+            let_go(fd)
             raise
         return fd
 
@@ -120,6 +135,11 @@ class FileLock:
         pid = _holder(self._fd)
         host = socket.gethostname() if pid is not None else None
         raise LockedError(self._path, pid=pid, host=host, waited_s=self._timeout_s)
+
+
+def is_lock(facts: os.stat_result) -> bool:
+    """Whether this may be a lock file, so that it can be probed: what is in any other would be lost."""
+    return stat.S_ISREG(facts.st_mode) and facts.st_size == 0
 
 
 def _take(fd: int) -> bool:

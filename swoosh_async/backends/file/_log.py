@@ -14,7 +14,7 @@ from ...errors import ClosedError, LockedError, OutcomeUnknownError, PoisonedErr
 from ..base import Batch, Bounds, Claim, Epoch, Index, JournalBackend
 from ._directory import Home
 from ._disk import Disk, OsDisk
-from ._frames import SEGMENT_HEADER_BYTES
+from ._frames import LARGEST_BATCH_BYTES, SEGMENT_HEADER_BYTES
 from ._lock import FileLock
 from ._reader import Known, Reader
 from ._segments import LOCK, NAME, Segments
@@ -28,10 +28,8 @@ SEGMENT_BYTES = 64 << 20
 MAX_BATCH_BYTES = 16 << 20
 """How long a batch of a journal may be, unless told otherwise."""
 
-LARGEST_BATCH_BYTES = 1 << 30
-"""How long a batch of a journal may be told to be."""
-
 _MODE = 0o600
+_UNFINISHED = "what was begun did not end"
 
 
 class Log(JournalBackend):
@@ -126,17 +124,25 @@ class Log(JournalBackend):
 
     @contextmanager
     def _spoiling(self) -> Generator[None, None, None]:
-        """What is not known to have failed as a whole is not known at all."""
+        """What is not known to have failed as a whole is not known at all.
+
+        It is poisoned from the outset: where memory runs out, there may be none to do so later.
+        """
+        renew = self._renew
+        self._poison, self._renew = _UNFINISHED, True
         try:
             yield
         except OutcomeUnknownError as error:
-            self._poison, self._renew = error.step, True
+            self._poison = error.step
             raise
         except SwooshError:
+            self._poison, self._renew = None, renew
             raise
         except Exception as error:
-            self._poison, self._renew = type(error).__name__, True
+            self._poison = type(error).__name__
             raise OutcomeUnknownError("write journal", self.where, detail=self._poison) from error
+        else:
+            self._poison, self._renew = None, renew
 
     def _lock(self, segments: Segments, stack: ExitStack) -> FileLock:
         path = segments.here.path_of(LOCK)

@@ -17,6 +17,7 @@ import msgspec
 from ..base import Batch, Bounds, Epoch, Index
 from ._disk import Disk, Step
 from ._frames import SEGMENT_HEADER_BYTES, is_zero
+from ._record import Record
 from ._scan import NEAR_BYTES, any_behind, frames_from, seek
 from ._segment import Segment
 from ._segments import Segments
@@ -116,7 +117,7 @@ class Reader:
             record, bases = segments.layout()
             if record is None:
                 return ()
-            target = max(after + 1, record.first)
+            target = max(after + 1, _kept_from(record, bases, known))
             if known is not None and target > known.bounds.last:
                 return ()
             for at in range(max(0, bisect_right(bases, target) - 1), len(bases)):
@@ -198,10 +199,22 @@ class Reader:
     def _make_durable(self, segment: Segment, end: int) -> None:
         mark, durable_end = self._durable
         if mark != segment.seed.mark or end > durable_end:
-            with Step("fdatasync journal", segment.source.path):
-                try:
+            try:
+                with Step("fdatasync journal", segment.source.path):
                     self._disk.fdatasync(segment.source.fd)
-                except OSError:  # the cache may hold what the disk does not, and the next call would believe it
-                    segment.source.evict()
-                    raise
+                segment.probe()
+            except OSError:  # the cache may hold what the disk does not, and the next call would believe it
+                segment.source.evict()
+                raise
             self._durable = (segment.seed.mark, end)
+
+
+def _kept_from(record: Record, bases: list[int], known: Known | None) -> int:
+    """From which index on entries are kept.
+
+    The record is ahead of the writer while a truncation is made durable. Until it is, a reader in the writer's process
+    is told the writer's bounds; what it reads must be no less, as long as it is there.
+    """
+    if known is not None and bases and bases[0] <= known.bounds.first:
+        return known.bounds.first
+    return record.first

@@ -6,6 +6,7 @@ One line of JSON with a checksum of its own, so that a person can read it. Pure:
 from __future__ import annotations
 
 import hashlib
+from typing import Annotated
 
 import msgspec
 
@@ -15,6 +16,10 @@ RECORD_FORMAT = 1
 MAX_RECORD_BYTES = 4096
 
 _STORE_HEX = 32
+_LARGEST = (1 << 63) - 1
+
+_Number = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
+_Index = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,14 +36,14 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         begins: The index of the first entry that there was ever, or is to be; left out where it is 1.
     """
 
-    epoch: int
-    first: int
+    epoch: _Number
+    first: _Index
     format: int
     host: str
-    newest: int
-    pid: int
+    newest: _Number
+    pid: _Number
     store: str
-    begins: int = 1
+    begins: _Index = 1
 
 
 class _Sealed(msgspec.Struct):

@@ -127,7 +127,7 @@ def frames_from(read: Read, seed: Seed, offset: int, want_bytes: int) -> Iterato
     while True:
         if offset + ALIGN - at > len(block):
             at, block = offset, memoryview(read(offset, max(want_end - offset, _PROBE)))
-        frame = read_frame(seed, offset, block[offset - at : offset - at + ALIGN])
+        frame = _frame(seed, offset, block[offset - at : offset - at + ALIGN])
         if frame is None or not _follows(before, frame):
             return
         if frame.end - at > len(block):
@@ -137,6 +137,12 @@ def frames_from(read: Read, seed: Seed, offset: int, want_bytes: int) -> Iterato
             return
         yield frame, padded[: frame.length]
         before, offset = frame, frame.end
+
+
+def _frame(seed: Seed, offset: int, header: bytes | memoryview) -> Frame | None:
+    """As `read_frame`; one that is longer than may be in the segment is none, and so is never read."""
+    frame = read_frame(seed, offset, header)
+    return frame if frame is not None and frame.end - offset <= seed.longest else None
 
 
 def _follows(before: Frame | None, frame: Frame) -> bool:
@@ -166,7 +172,7 @@ def _last_header(read: Read, seed: Seed, before: int) -> Frame | None:
         block = read(start, end - start)
         at = len(block)
         while (at := block.rfind(seed.mark, 0, max(0, at + MARK_BYTES - 1))) >= 0:
-            frame = read_frame(seed, start + at, block[at : at + ALIGN])
+            frame = _frame(seed, start + at, block[at : at + ALIGN])
             if frame is not None:
                 return frame
         end = start
@@ -177,7 +183,7 @@ def _first_header(seed: Seed, start: int, block: bytes) -> Frame | None:
     """The first frame whose header stands in a block, which stands at `start`."""
     at = -1
     while (at := block.find(seed.mark, at + 1)) >= 0:
-        frame = read_frame(seed, start + at, block[at : at + ALIGN])
+        frame = _frame(seed, start + at, block[at : at + ALIGN])
         if frame is not None:
             return frame
     return None
@@ -197,7 +203,7 @@ def _next_header(read: Read, seed: Seed, start: int, end: int) -> Frame | None:
 def _walk(read: Read, seed: Seed, frame: Frame | None) -> Frame | None:
     """The last frame of those that follow one another from this one on, or from the beginning."""
     offset = SEGMENT_HEADER_BYTES if frame is None else frame.end
-    while (following := read_frame(seed, offset, read(offset, ALIGN))) is not None:
+    while (following := _frame(seed, offset, read(offset, ALIGN))) is not None:
         expected = seed.base if frame is None else frame.last + 1
         if following.first != expected or (frame is not None and following.epoch < frame.epoch):
             raise Damage(f"index {following.first} stands where {expected} belongs", offset=offset, index=expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Self
 
 from ...errors import CorruptJournalError
@@ -24,11 +25,13 @@ class Segment:
     Args:
         source: Its file.
         seed: What its header says.
+        probe: Asks whether the file system still writes.
     """
 
-    def __init__(self, source: FileSource, seed: Seed) -> None:
+    def __init__(self, source: FileSource, seed: Seed, probe: Callable[[], None]) -> None:
         self.source = source
         self.seed = seed
+        self.probe = probe
 
     def __enter__(self) -> Self:
         return self

@@ -19,8 +19,10 @@ import msgspec
 
 from ...errors import CorruptJournalError, FormatVersionError
 from ._directory import Directory
-from ._disk import FULL, Disk, Step, write_all
+from ._disk import FULL, Disk, Step, let_go, write_all
 from ._frames import (
+    ALIGN,
+    LONGEST_FRAME_BYTES,
     SEGMENT_FORMAT,
     SEGMENT_HEADER_BYTES,
     Seed,
@@ -135,7 +137,7 @@ class Segments:
         except BaseException:
             source.close()
             raise
-        return Segment(source, seed)
+        return Segment(source, seed, lambda: self.here.probe(LOCK, "probe journal"))
 
     def record(self) -> Record | None:
         """The record; None where there is no journal yet.
@@ -209,7 +211,7 @@ class Segments:
         except BaseException:
             self.discard(fresh)
             raise
-        os.close(fresh.fd)
+        let_go(fresh.fd)
         self._settle(lock, what)
 
     def put_record(self, record: Record, lock: FileLock) -> None:
@@ -267,7 +269,7 @@ class Segments:
             fd = self._disk.open(source.name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE, self.here.fd)
         return Active(fd, source.path, source.size_bytes, segment.seed, end)
 
-    def write(self, active: Active, data: bytes) -> None:
+    def write(self, active: Active, data: bytes, lock: FileLock) -> None:
         """Write at a segment's end, or leave it as it was; nothing is durable yet.
 
         Raises:
@@ -279,7 +281,7 @@ class Segments:
                 write_all(self._disk, active.fd, (data,), active.end)
         except BaseException:
             self.blank(active, active.end, active.end + len(data))
-            self.sync(active, unknown=True)  # or else, after a crash, some of it might stand behind the next batch
+            self.sync(active, lock, unknown=True)  # or else, after a crash, some might stand behind the next batch
             raise
 
     def set_aside(self, segment: Segment, tail: Tail, lock: FileLock) -> None:
@@ -294,7 +296,7 @@ class Segments:
         number = 1
         while (found := self.here.open_file(name, "open torn batch", read="read torn batch")) is not None:
             with found:
-                before = found.read(0, found.size_bytes)
+                before = found.read(0, len(torn))
             if is_what_is_left(torn, before, tail.end):
                 return  # by a claim that was killed while it wrote zeros, or before
             number += 1
@@ -311,24 +313,30 @@ class Segments:
             pieces = (_ZEROS[: end - at] for at in range(start, end, len(_ZEROS)))
             write_all(self._disk, active.fd, pieces, start)
 
-    def sync(self, active: Active, *, unknown: bool) -> None:
-        """Make what was written durable.
+    def sync(self, active: Active, lock: FileLock, *, unknown: bool) -> None:
+        """Make what was written durable, and see that the file system still writes.
+
+        Where room was only set aside, it is the file system's own log that says that it is written. If somebody else's
+        sync has taken our bytes to the disk, and meets an I/O error in that log, then our fdatasync finds nothing left
+        to do and returns 0 on ext4, although the room reads as zeros after the next boot.
 
         Raises:
-            BackendError: It is not, and `unknown` is not set.
+            BackendError: It is not durable, and `unknown` is not set.
             OutcomeUnknownError: It may not be.
         """
-        with Step("fdatasync journal", active.path, unknown=unknown):
-            try:
+        try:
+            with Step("fdatasync journal", active.path, unknown=unknown):
                 self._disk.fdatasync(active.fd)
-            except OSError:  # the cache may hold what the disk does not, and readers would believe it
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(active.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                raise
+            with Step("probe journal", active.path, unknown=unknown):
+                lock.probe()
+        except OSError:  # the cache may hold what the disk does not, and readers would believe it
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(active.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            raise
 
     def discard(self, fresh: Fresh) -> None:
         """Close a file that is no segment yet, and remove it."""
-        os.close(fresh.fd)
+        let_go(fresh.fd)
         self.here.take_back([fresh.name])
 
     def remove(self, bases: Sequence[int], lock: FileLock) -> None:
@@ -374,7 +382,7 @@ def _missing(record: Record, bases: list[int]) -> int:
 
 def _wrong(seed: Seed | None, base: int, store: str, size: int) -> str:
     """What is wrong with a segment of that base and size, by its header."""
-    if seed is None or seed.base != base:
+    if seed is None or seed.base != base or not ALIGN < seed.longest <= LONGEST_FRAME_BYTES:
         return "the segment's header was damaged"
     if seed.store.hex() != store:
         return "the segment is of another journal"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..base import Source
-from ._disk import Step
+from ._disk import Step, let_go
 
 __all__ = ["READ_FLAGS", "FileSource", "Identity", "identity_of"]
 
@@ -60,7 +60,7 @@ class FileSource(Source):
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
-        os.close(self.fd)
+        let_go(self.fd)
 
 
 def identity_of(facts: os.stat_result) -> Identity:

@@ -7,7 +7,8 @@ A claim, in one call, under the lock:
     epoch
 
 The copy comes before the zeros, and is left as it is when it is there already; so a claim that is killed on its way and
-made again ends with the same bytes. An append is one pwrite into space that is there already, and one fdatasync.
+made again ends with the same bytes. An append is one pwrite into space that is there already, one fdatasync, and the
+lock's probe.
 
 This file knows nothing of readers, and nothing of what an entry is.
 """
@@ -24,7 +25,7 @@ from msgspec.structs import replace
 
 from ...errors import BackendError, ConflictError, CorruptJournalError, FencedError, LimitExceededError
 from ..base import EPOCHS_END, Batch, Bounds, Claim, Epoch, Index
-from ._disk import FULL
+from ._disk import FULL, let_go
 from ._frames import MARK_BYTES, SEGMENT_HEADER_BYTES, Seed, frame_bytes, frame_size
 from ._lock import FileLock
 from ._record import RECORD_FORMAT, Record
@@ -126,8 +127,8 @@ class Writer:
         data = frame_bytes(
             active.seed, active.end, epoch=batch.epoch, first=batch.first, count=batch.count, payload=batch.data
         )
-        self._segments.write(active, data)
-        self._segments.sync(active, unknown=True)
+        self._segments.write(active, data, self._lock)
+        self._segments.sync(active, self._lock, unknown=True)
         active.end += size
         self._tail_base = active.seed.base
         self._bounds = Bounds(self._bounds.first, batch.last)
@@ -168,7 +169,7 @@ class Writer:
         )
         active = self._segments.begin(fresh, seed, self._lock)
         if self._active is not None:
-            os.close(self._active.fd)
+            let_go(self._active.fd)
         self._active = active
         return active
 
@@ -219,7 +220,7 @@ class Writer:
     def close(self) -> None:
         """Let go of the files; the lock is the caller's."""
         if self._active is not None:
-            os.close(self._active.fd)
+            let_go(self._active.fd)
         if self._prepared is not None:
             self._segments.discard(self._prepared)
         self._active = self._prepared = None
@@ -248,9 +249,10 @@ class Writer:
     def _next(self, epoch: Epoch | None, latest: int) -> Epoch:
         if epoch is not None and (type(epoch) is not int or epoch >= EPOCHS_END):
             raise ValueError(f"epoch must be an int below 2**{EPOCHS_END.bit_length() - 1}")
-        if epoch is not None and epoch <= latest:
-            raise FencedError(self._segments.here.path, epoch=epoch, found=latest)
-        return Epoch(latest + 1) if epoch is None else epoch
+        wanted = Epoch(latest + 1) if epoch is None else epoch
+        if wanted <= latest or wanted >= EPOCHS_END:
+            raise FencedError(self._segments.here.path, epoch=wanted, found=latest)
+        return wanted
 
     def _last_batch(self, newest: Segment, end: Tail, bases: list[int], record: Record) -> Batch | None:
         """The last batch, be it in the newest segment, or in the one before, where the newest has none yet."""
@@ -271,7 +273,7 @@ class Writer:
     def _cut(self, active: Active, tail: Tail) -> None:
         if tail.torn_bytes:
             self._segments.blank(active, tail.end, tail.torn_end)
-            self._segments.sync(active, unknown=False)
+            self._segments.sync(active, self._lock, unknown=False)
             _log.warning("%s: %d bytes of an unfinished batch were set aside", active.path, tail.torn_bytes)
 
     def _opened(self, base: int, record: Record) -> Segment:
