@@ -14,7 +14,7 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # whoever has one Python tests on that one
-nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.sessions = ["lint", "types", "tests", "proof", "docs"]
 
 
 def install(session: nox.Session, *what: str, group: str) -> None:
@@ -24,20 +24,40 @@ def install(session: nox.Session, *what: str, group: str) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on each Python that is there, with coverage on the one at hand. Arguments go to pytest, without."""
-    install(session, ".[cli,zstd,persistent]", group="test")
-    # -P: the tests see the package as installed, not the checkout
-    if session.posargs or session.python != HERE:
-        session.run("python", "-P", "-m", "pytest", *session.posargs)
-    else:
-        session.run("python", "-P", "-m", "coverage", "run", "-m", "pytest")
-        session.notify("coverage")
+    """Run the tests on each Python that is there, but for tests/proof. Arguments go to pytest."""
+    pytest(session, "--ignore=tests/proof", *session.posargs)
+
+
+@nox.session
+def proof(session: nox.Session) -> None:
+    """Try to make it lose data: power cuts, crash states, faults, kills. `-- -m 'not slow'` takes a minute, no root."""
+    where = () if any(argument.startswith("tests") for argument in session.posargs) else ("tests/proof",)
+    pytest(session, *where, *session.posargs, group="proof")
+
+
+@nox.session
+def powercut(session: nox.Session) -> None:
+    """Cut the power of real file systems under load; `-- --cuts 10000` for a long run. Needs root."""
+    pytest(session, "-m", "powercut", "-s", "tests/proof", *session.posargs)
+
+
+@nox.session
+def blocks(session: nox.Session) -> None:
+    """Crash real file systems at every block that they write; `-- --states 5000` for a long run. Needs root."""
+    pytest(session, "-m", "blocks", "-s", "tests/proof", *session.posargs)
+
+
+def pytest(session: nox.Session, *arguments: str, group: str = "test") -> None:
+    """Run pytest over the package as installed."""
+    install(session, ".[cli,zstd,persistent]", group=group)
+    session.run("python", "-P", "-m", "pytest", *arguments)  # -P: not the checkout
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Show which lines and branches no test has reached, on any Python."""
-    install(session, group="test")
+    """Run the tests, and show which lines and branches none of them has reached."""
+    install(session, ".[cli,zstd,persistent]", group="test")
+    session.run("python", "-P", "-m", "coverage", "run", "-m", "pytest", "--ignore=tests/proof", *session.posargs)
     session.run("coverage", "combine")
     session.run("coverage", "report")
 
