@@ -24,8 +24,9 @@ def install(session: nox.Session, *what: str, group: str) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on each Python that is there, but for tests/proof. Arguments go to pytest."""
-    pytest(session, "--ignore=tests/proof", *session.posargs)
+    """Run the tests on each Python that is there, the slow ones on the one at hand; arguments go to pytest."""
+    which = session.posargs or (() if session.python == HERE else ("-m", "not slow"))
+    pytest(session, "--ignore=tests/proof", *which)
 
 
 @nox.session
