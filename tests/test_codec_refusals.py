@@ -449,6 +449,7 @@ def test_beyond_the_depth(wire: Format, declared: Any, state: Any) -> None:
     assert len(error.path) < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", BOTH)
 @pytest.mark.parametrize("depth", [10_000, 200_000])
 def test_far_beyond_the_depth(wire: Format, depth: int) -> None:

@@ -106,6 +106,7 @@ def check_error(home: Path, error: CorruptJournalError | FormatVersionError) -> 
 # ---------------------------------------------------------------------- flipped, cut off, missing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("truncated", "flip"), [(False, 0x01), (True, 0xFF)])
 def test_every_flipped_byte(home: Path, truncated: bool, flip: int) -> None:
     """Whichever byte of whichever file is flipped: it is told, or set aside, or nobody is harmed.

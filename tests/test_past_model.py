@@ -539,6 +539,7 @@ def planted(mutant: Callable[[pytest.MonkeyPatch], None]) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_it_finds_what_is_wrong(mutant: Callable[[pytest.MonkeyPatch], None]) -> None:
     """The model finds each of these bugs; a failure that depends on how threads take turns may not come again."""

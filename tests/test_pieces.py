@@ -137,6 +137,7 @@ def in_one(state: object, state_type: Any, format: Format) -> bytes:
     return Canonical(plan, {"json": Json, "msgpack": MessagePack}[format](None, None)).encode(plan.root, state)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("format", FORMATS)

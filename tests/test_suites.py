@@ -117,6 +117,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, str], 
     return run(tmp_path_factory.mktemp("broken"), TESTS / "_broken.py")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_found(name: str, found: Mapping[tuple[str, str], str]) -> None:
     """Each home that breaks a clause fails the tests of that clause."""

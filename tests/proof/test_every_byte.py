@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 EVERY = bool(os.environ.get("SWOOSH_EVERY_BYTE"))
 PLACES = 1
+LONGEST_BATCH = 2048 + 512
 COMMANDS = (("verify",), ("inspect",), ("history",), ("journal", "--json"))
 SLOW = {"backup", "verify_replay"}
 UNVERIFIED = {"history", "verify_replay"}
@@ -126,6 +127,15 @@ def places(data: bytes, name: str, chance: random.Random) -> list[int]:
     return [*(chance.randrange(used) for _ in range(PLACES)), chance.randrange(len(data))]
 
 
+def looks_torn(home: Path, file: str, data: bytes, at: int) -> bool:
+    """Whether a sector that the disk has made zero there may look like a batch that a crash has left unfinished.
+
+    It does where no batch begins behind it: docs/format.md has the argument.
+    """
+    is_last = find(home, file) == find(home, "newest segment")
+    return is_last and at + LONGEST_BATCH > len(data.rstrip(b"\0"))
+
+
 def is_right(name: str, found: object, right: object) -> bool:
     """Whether an entrance gave what it gives of the whole, or told of the damage."""
     if isinstance(found, SwooshError):
@@ -147,7 +157,7 @@ def test_every_byte(whole: Path, file: str, shelf: Path, monkeypatch: pytest.Mon
     for damage, make in DAMAGES.items():
         for at in places(before, damage, chance):
             data = make(before, at)
-            if data == before:
+            if data == before or (damage == "a sector" and looks_torn(whole, file, before, at)):
                 continue
             what = f"seed {seed}: {damage} at {at} of {file}"
             in_place = chance.random() < 0.5
