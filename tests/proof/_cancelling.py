@@ -138,11 +138,12 @@ def attempt(verb: Cancelled, backend: Backend, way: str, at: Callable[[Phases], 
     return world.point.reached
 
 
-async def _called(verb: Cancelled, subject: Any, world: World) -> None:
+async def _called(verb: Cancelled, subject: Any, world: World, *, alone: bool = True) -> None:
+    """Call it; whether a thread is at work when it returns is asked where nobody else may be at work."""
     try:
         world.result.append(await verb.call(subject, world))
     finally:
-        if verb.alone and (working := at_work(world)):
+        if alone and verb.alone and (working := at_work(world)):
             world.wrongs.append(f"it returned while its thread worked on: {working}")
 
 
@@ -232,7 +233,7 @@ def _shut_down(verb: Cancelled, backend: Backend, at: Callable[[Phases], Point],
 
         async def caller() -> None:
             try:
-                await world.point.watch(_called(verb, subjects[0], world))
+                await world.point.watch(_called(verb, subjects[0], world, alone=False))  # the owner leaves meanwhile
                 ends.append("returned")
             except ClosedError:  # it came behind the owner's leaving
                 ends.append("closed")
