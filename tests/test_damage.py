@@ -28,7 +28,7 @@ from swoosh_async import (
 )
 from swoosh_async.codec import _zstd
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 State = Mapping[str, int]
 Format = Literal["json", "msgpack"]

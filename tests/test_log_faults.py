@@ -43,6 +43,8 @@ from ._logs import (
     written,
 )
 
+pytestmark = pytest.mark.slow
+
 mounted, disk = full.mounted, full.disk
 
 FIRST = "d/journal.00000000000000000001"

@@ -20,6 +20,8 @@ from swoosh_async import FileSnapshotStore, Snapshot, SnapshotNotFoundError
 
 from ._disks import temps
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(swoosh_async.__file__).parent.parent)}
 
 SAVE = """
