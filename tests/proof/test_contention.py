@@ -30,6 +30,8 @@ from ._contenders import IN_TURN, STOPPED
 
 pytest.importorskip("fcntl", reason="a file backend needs flock")
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------------- stopped at each phase
 
 
