@@ -51,7 +51,7 @@ verbs = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 loops = pytest.mark.parametrize(
     "backend",
     [  # two kinds of loop, one of them asyncio's, are enough for a quick run
-        pytest.param(loop.values[0], id=loop.id, marks=[*loop.marks, *[pytest.mark.slow] * (loop.id == "uvloop")])
+        pytest.param(loop.values[0], id=loop.id, marks=[*loop.marks, *[pytest.mark.slow] * (loop.id != "asyncio")])
         for loop in LOOPS
     ],
 )

@@ -27,6 +27,8 @@ from .._crashes import Check, Do, crashed, recorded
 from .._faults import LOOPS, Backend, run
 from .._logs import HastyDisk, everything
 
+pytestmark = pytest.mark.slow
+
 home, limit = _crashes.home, _crashes.limit
 
 
