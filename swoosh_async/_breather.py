@@ -19,7 +19,7 @@ __all__ = ["Breather"]
 
 _EVERY_S = 0.001
 _PAUSE_S = 0.00005
-_REST = 6
+_REST = 8
 _AT_WORK_S = 0.05
 
 
@@ -27,7 +27,7 @@ class Breather:
     """To be called often, by one thread; pauses for some 50 µs each millisecond, counted from the first call.
 
     Args:
-        pulse: What changes whenever others get something done; while it does, each pause is six times as long as what
+        pulse: What changes whenever others get something done; while it does, each pause is eight times as long as what
             was computed since the last.
     """
 

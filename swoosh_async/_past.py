@@ -7,7 +7,7 @@ trimmed under its hands; then it begins anew, with what there is.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ from ._copies import copying
 from ._folds import Fold, Standing
 from ._hop import Hop, readers, surely
 from ._pages import Pages
-from ._recovery import check_end, none_whole
+from ._recovery import check_end, furthest, none_whole
 from .backends.base import Backend, Bounds
 from .backends.file import Draft
 from .clock import Timestamp
@@ -203,8 +203,18 @@ class Past(Generic[S, E]):
         """What there is to go back to."""
         refs = sorted(await self._store.history(), key=lambda ref: ref.index, reverse=True)
         bounds = await Hop(self._backend.bounds).run(readers())
-        check_end(self._backend.where, refs[0].index if refs else 0, bounds.last)
+        if ahead := [ref for ref in refs if ref.index > bounds.last]:
+            await self._check_ahead(ahead, bounds)
         return _Kept(refs, bounds)
+
+    async def _check_ahead(self, ahead: Sequence[SnapshotRef], bounds: Bounds) -> None:
+        """Check that snapshots that say they hold more than the journal are damaged, and that it is so they say it."""
+        for ref in ahead:
+            if await self._loaded(ref, []) is not None:
+                check_end(self._backend.where, ref.index, bounds.last)
+        kept = bounds.first <= bounds.last
+        found = await Hop(lambda: self._pages.time_of(bounds.last)).run(readers()) if kept else None
+        check_end(self._backend.where, furthest(ahead, found), bounds.last, damaged=True)
 
     async def _index_at(self, kept: _Kept, point: Point) -> int:
         """Which index that point is; raises as `state_at`."""

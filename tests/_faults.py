@@ -49,6 +49,7 @@ __all__ = [
     "run",
     "turns",
     "until",
+    "watched",
 ]
 
 T = TypeVar("T")
@@ -237,31 +238,42 @@ class Clerk:
         self.let_go()
 
 
+@types.coroutine
+def watched(coroutine: Coroutine[Any, Any, T], waits: Callable[[Any], object]) -> Generator[Any, Any, T]:
+    """That coroutine; each time it begins to wait, by whatever loop, it is told what for."""
+    step: Callable[[], Any] = partial(coroutine.send, None)
+    while True:
+        try:
+            waits_for = step()
+        except StopIteration as stop:
+            return stop.value
+        waits(waits_for)
+        try:
+            sent = yield waits_for
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:  # noqa: BLE001  it is thrown on
+            step = partial(coroutine.throw, error)
+        else:
+            step = partial(coroutine.send, sent)
+
+
 class Steps:
-    """Counts how often coroutines are resumed, by whatever loop."""
+    """Counts how often coroutines are resumed, by whatever loop, the first time as well."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    @types.coroutine
-    def of(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    async def of(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """That coroutine, counted."""
-        step: Callable[[], Any] = partial(coroutine.send, None)
-        while True:
-            self.count += 1
-            try:
-                waits_for = step()
-            except StopIteration as stop:
-                return stop.value
-            try:
-                sent = yield waits_for
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # noqa: BLE001  it is thrown on
-                step = partial(coroutine.throw, error)
-            else:
-                step = partial(coroutine.send, sent)
+        try:
+            return await watched(coroutine, self._count)
+        finally:
+            self.count += 1  # the last time it did not wait again
+
+    def _count(self, _: object) -> None:
+        self.count += 1
 
 
 class HookDisk(OsDisk):

@@ -1085,6 +1085,7 @@ def test_ctrl_c(loop: str, times: int, raised: str) -> None:
 CTRL_C_ANYWHERE = """
 import linecache, sys, threading
 import anyio
+import anyio._backends._asyncio, anyio._backends._trio  # now, and not in the middle of what was interrupted
 from swoosh_async import _hop, _lane
 
 files = {_hop.__file__, _lane.__file__}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ from swoosh_async import DurabilityWarning, FileBackend, FileSnapshotStore, Jour
 from swoosh_async.backends.file._mount import Mount, doubt, mount_of, warn_of
 
 from ._disks import put
+from ._faults import environment
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,discard,nobarrier
@@ -100,12 +102,26 @@ def test_a_filter_makes_it_a_refusal(memory: Path) -> None:
     assert not any(path.is_file() for path in memory.rglob("*"))
 
 
-def test_of_what_is_unknown_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_looks_and_does_not_warn(memory: Path) -> None:
+    """Looking needs no durability, and what reads standard error is not to be surprised."""
+    put(FileBackend(memory / "home"), 1)
+    command = [sys.executable, "-m", "swoosh_async", "inspect", str(memory / "home")]
+    silent = {name: value for name, value in environment().items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(command, env=silent, capture_output=True, text=True, timeout=60, check=False)
+    assert "Warning" not in done.stderr
+    assert "warning" not in done.stderr
+
+
+def test_of_what_is_unknown_nothing_is_said(monkeypatch: pytest.MonkeyPatch, memory: Path) -> None:
     """On another system there is no /proc."""
-    fd = os.open(tmp_path, os.O_RDONLY)
+    fd = os.open(memory, os.O_RDONLY)
     try:
+        with pytest.warns(DurabilityWarning):
+            warn_of(fd)
         monkeypatch.setattr("builtins.open", _nothing_to_open)
-        warn_of(fd)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DurabilityWarning)
+            warn_of(fd)
     finally:
         os.close(fd)
 

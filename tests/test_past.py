@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,25 @@ State = tuple[int, ...]
 NEVER = SnapshotPolicy(every_events=None, on_close=False)
 
 
-def damage(backend: Backend, at: int = -1) -> None:
-    """Change a byte of the latest snapshot."""
+def rewrite(backend: Backend, change: Callable[[bytes], bytes]) -> None:
+    """Change the bytes of the latest snapshot."""
     if isinstance(backend, MemoryBackend):
         name, kept = backend._kept[0]
-        data = bytearray(kept)
-        data[at] ^= 1
-        backend._kept[0] = name, bytes(data)
+        backend._kept[0] = name, change(kept)
         return
     path = Path(backend.where) / "snapshot"
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+    path.write_bytes(change(path.read_bytes()))
+
+
+def damage(backend: Backend, at: int = -1) -> None:
+    """Change a byte of the latest snapshot."""
+
+    def change(data: bytes) -> bytes:
+        changed = bytearray(data)
+        changed[at] ^= 1
+        return bytes(changed)
+
+    rewrite(backend, change)
 
 
 def apply(state: State, event: int) -> State:
@@ -193,6 +200,19 @@ async def test_state_at_passes_over_damage(tmp_path: Path) -> None:
     await numbers(backend, 9, snapshots=(3, 6))
     (tmp_path / "state" / "snapshot").write_bytes(b"{}")
     assert await machine_of(backend).state_at(index=8) == tuple(range(1, 9))
+
+
+async def test_an_index_that_is_damaged(backend: Backend, tmp_path: Path) -> None:
+    """A snapshot whose index is higher by damage is passed over as any other; the journal is not called lost."""
+    await numbers(backend, 8, snapshots=(4, 8))
+    await to_thread.run_sync(
+        rewrite, backend, lambda data: data.replace(b'"last_applied_index":8', b'"last_applied_index":9')
+    )
+    machine = machine_of(backend)
+    assert await machine.state_at() == tuple(range(1, 9))
+    assert await machine.verify_replay() == 4
+    await machine.backup(tmp_path / "copy")
+    assert await machine_of(FileBackend(tmp_path / "copy")).state_at() == tuple(range(1, 9))
 
 
 async def test_a_journal_that_was_lost(backend: Backend, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -22,11 +22,12 @@ from ..errors import (
     LimitExceededError,
     SchemaVersionError,
 )
-from ..models import Cursor, Snapshot
+from ..models import Snapshot
 from . import _zstd
 from ._canonical import Canonical
 from ._depth import check_depth
 from ._difference import differences
+from ._encoded import EncodedSnapshot
 from ._envelope import (
     FORMAT,
     HEADER_BYTES,
@@ -39,26 +40,24 @@ from ._envelope import (
     frame_of,
     read_header,
 )
+from ._facts import Facts, Opened, Stored, facts_of, format_of
+from ._legacy import may_be_json, open_legacy
 from ._migrations import Migration, Migrations
 from ._pieces import Pieces
 from ._plan import Plan
 from ._roundtrip import DECODE_ERRORS, ENCODE_ERRORS, RoundTrip, told
 from ._wire import DecodeHook, Hook, Json, MessagePack, Wire, WireFormat
 
-__all__ = ["MAX_DECODED_BYTES", "CodecOptions", "Decoded", "EncodedSnapshot", "Facts", "SnapshotCodec"]
+__all__ = ["MAX_DECODED_BYTES", "CodecOptions", "Decoded", "SnapshotCodec"]
 
 S = TypeVar("S")
 
 MAX_DECODED_BYTES = 4 << 30
 """The largest envelope that is decompressed, unless told otherwise."""
 
-BLOCK_BYTES = 1 << 17
-"""How many bytes are handed on at a time."""
-
 _PIECE_BYTES = 1 << 20
 _MISMATCH = "the checksum does not match: the file was damaged, cut off or edited"
 _SHRUNK = "the file became shorter while it was read"
-_LEGACY_KEYS = frozenset({"checksum", "format", "schema_version"})
 
 
 class CodecOptions(TypedDict, total=False):
@@ -74,38 +73,6 @@ class CodecOptions(TypedDict, total=False):
     max_decoded_bytes: int
 
 
-class _Stored(Protocol):
-    """Stored bytes, as far as they are looked at here; backends call it a source."""
-
-    name: str
-    size_bytes: int
-
-    def read(self, offset: int, size: int) -> bytes: ...
-    def read_into(self, buffer: memoryview, offset: int) -> int: ...
-
-
-class Facts(msgspec.Struct, frozen=True):
-    """What a stored snapshot says of itself, besides its state.
-
-    Attributes:
-        cursor: The index and the timestamp up to which events are in it.
-        checksum: ``sha256:`` and 64 hexadecimal digits; "" where it carries none, as a file of the Go package.
-        schema_version: The state's schema version.
-        format_version: The version of the envelope's format; None where it has none, as a file of the Go package.
-        format: The wire format.
-        compression: How it is compressed.
-        size_bytes: How long it is, as it is stored.
-    """
-
-    cursor: Cursor
-    checksum: str
-    schema_version: int
-    format_version: int | None
-    format: WireFormat
-    compression: Literal["zstd"] | None
-    size_bytes: int
-
-
 class Decoded(msgspec.Struct, Generic[S], frozen=True):
     """A snapshot, and what its bytes said of it.
 
@@ -116,105 +83,6 @@ class Decoded(msgspec.Struct, Generic[S], frozen=True):
 
     snapshot: Snapshot[S]
     facts: Facts
-
-
-class _Opened(msgspec.Struct):
-    """Verified bytes on the way to a state."""
-
-    header: Header
-    facts: Facts
-    state: memoryview
-
-
-class EncodedSnapshot:
-    """A snapshot on its way to a backend: a body in pieces, and a head with the checksum, which is known last.
-
-    Iterating it gives all of the file's bytes in pieces, the head first, and holds them in memory meanwhile; a backend
-    that can write the head last asks for `body()` and then for `head()`.
-    """
-
-    def __init__(
-        self,
-        codec: SnapshotCodec[Any],
-        cursor: Cursor,
-        head: Head,
-        body: Callable[[], Iterable[bytes | memoryview]],
-        breathe: Callable[[], object],
-        *,
-        eager: bool = False,
-    ) -> None:
-        self._codec = codec
-        self._breathe = breathe
-        self._head = head
-        self._body = body
-        self._checksum = Checksum(head.before, head.after)
-        self.cursor = cursor
-        self.eager = eager
-        """Whether the state could not be isolated by its type, and was encoded at once."""
-
-    @property
-    def position(self) -> Any:
-        """The index of the last event that is in it."""
-        return self.cursor.index
-
-    @property
-    def head_bytes(self) -> int:
-        """The length of the head."""
-        return len(self._head)
-
-    def body(self) -> Iterator[bytes]:
-        """The pieces that follow the head; encoded as they are asked for, anew if they are asked for again.
-
-        Raises:
-            InvalidStateError: The state would not come back as it is.
-            LimitExceededError: It would decompress to more than `max_decoded_bytes`.
-        """
-        self._checksum = Checksum(self._head.before, self._head.after)
-        block: list[bytes | memoryview] = []
-        size = 0
-        for piece in self._body():
-            if not piece:
-                self._breathe()
-                continue
-            block.append(piece)
-            size += len(piece)
-            if size >= BLOCK_BYTES:
-                yield self._added(block)
-                block, size = [], 0
-        if block:
-            yield self._added(block)
-
-    def _added(self, block: list[bytes | memoryview]) -> bytes:
-        """The pieces as one, in the checksum too; adding that up lets go of the GIL, for long enough to be a breath."""
-        joined = b"".join(block)
-        self._checksum.update(joined)
-        return joined
-
-    @property
-    def checksum(self) -> str:
-        """The checksum, once the body is exhausted."""
-        return f"sha256:{self._checksum.digits()}"
-
-    def head(self) -> bytes:
-        """The head, once the body is exhausted."""
-        return self._head.sealed(self._checksum.digits())
-
-    def __iter__(self) -> Iterator[bytes]:
-        body = list(self.body())
-        yield self.head()
-        yield from body
-
-    def position_of(self, stored: _Stored) -> Any:
-        """The position of a stored snapshot, by its head; see `SnapshotCodec.facts` for what it raises."""
-        return self._codec.facts(stored).cursor.index
-
-    def verify(self, stored: _Stored) -> None:
-        """Check every byte of a stored snapshot.
-
-        Raises:
-            CorruptSnapshotError: It is not what was written.
-        """
-        self._codec.verify(stored)
 
 
 class SnapshotCodec(Generic[S]):
@@ -380,11 +248,11 @@ class SnapshotCodec(Generic[S]):
         opened = self._open(memoryview(data), where)
         return Decoded(self._snapshot(opened, where), opened.facts)
 
-    def read(self, stored: _Stored) -> Decoded[S]:
+    def read(self, stored: Stored) -> Decoded[S]:
         """As `decode`, of stored bytes."""
         return self.decode(_read_all(stored), where=stored.name)
 
-    def verify(self, stored: _Stored) -> Facts:
+    def verify(self, stored: Stored) -> Facts:
         """Check every byte of a stored snapshot, without decoding its state; raises as `decode` does.
 
         No more than a piece of it is in memory, unless it is compressed or a file of the Go package.
@@ -405,14 +273,14 @@ class SnapshotCodec(Generic[S]):
         if digits is None or checksum.digits() != digits:
             raise CorruptSnapshotError(stored.name, _MISMATCH)
         inner = stored.read(frame.after, MAX_HEADER_BYTES)
-        return _facts(self._header(frame, inner, stored.name), digits, frame, inner, at)
+        return facts_of(self._header(frame, inner, stored.name), digits, frame, inner, at)
 
-    def read_verified(self, stored: _Stored) -> tuple[bytes, Facts]:
+    def read_verified(self, stored: Stored) -> tuple[bytes, Facts]:
         """All bytes of a stored snapshot, as they are, every one checked; raises as `verify` does."""
         data = _read_all(stored)
         return data, self._open(memoryview(data), stored.name).facts
 
-    def facts(self, stored: _Stored) -> Facts:
+    def facts(self, stored: Stored) -> Facts:
         """What the head of a stored snapshot says, which is verified only where it would refuse a writer.
 
         Raises:
@@ -429,9 +297,9 @@ class SnapshotCodec(Generic[S]):
             if frame.format is None or read_header(frame.format, rest) is None:
                 rest = stored.read(frame.after, MAX_HEADER_BYTES)  # a long timestamp, or a zstd frame's first block
             inner = self._beginning(rest) if frame.format is None else rest
-            header = read_header(frame.format or _format_of(inner), inner)
+            header = read_header(frame.format or format_of(inner), inner)
             if header is not None and header.format == FORMAT and header.schema_version <= self.schema_version:
-                return _facts(header, digits, frame, inner, stored.size_bytes)
+                return facts_of(header, digits, frame, inner, stored.size_bytes)
         facts = self.verify(stored)
         if facts.checksum and facts.schema_version > self.schema_version:
             self._migrations.check(facts.schema_version)
@@ -443,12 +311,12 @@ class SnapshotCodec(Generic[S]):
         except _zstd.ZstdError:
             return b""
 
-    def _open(self, data: memoryview, where: str) -> _Opened:
+    def _open(self, data: memoryview, where: str) -> Opened:
         """Verify all bytes, and find the state among them."""
         start = bytes(data[:HEADER_BYTES])
         frame = frame_of(start)
         if frame is None:
-            return self._open_legacy(data, where)
+            return open_legacy(data, where)
         digits = digits_of(start, frame)
         checksum = Checksum(start[: frame.digits_at])
         checksum.update(data[frame.after :])
@@ -458,14 +326,14 @@ class SnapshotCodec(Generic[S]):
         if frame.format is None:
             inner = memoryview(self._decompress(inner, where))
         header = self._header(frame, inner, where)
-        facts = _facts(header, digits, frame, bytes(inner[:1]), len(data))
+        facts = facts_of(header, digits, frame, bytes(inner[:1]), len(data))
         state = inner[header.state_at : len(inner) - (facts.format == "json")]
-        return _Opened(header, facts, state)
+        return Opened(header, facts, state)
 
     @staticmethod
     def _header(frame: Frame, inner: bytes | memoryview, where: str) -> Header:
         """The header at the beginning of a verified envelope."""
-        wire = frame.format or _format_of(bytes(inner[:1]))
+        wire = frame.format or format_of(bytes(inner[:1]))
         header = read_header(wire, bytes(inner[:HEADER_BYTES])) or read_header(wire, bytes(inner[:MAX_HEADER_BYTES]))
         if header is None:
             raise CorruptSnapshotError(where, "the checksum matches, but the envelope is not one of this package")
@@ -483,31 +351,7 @@ class SnapshotCodec(Generic[S]):
                 where, limit="max_decoded_bytes", found=None, bound=self._max_decoded_bytes
             ) from None
 
-    def _open_legacy(self, data: memoryview, where: str) -> _Opened:
-        """A file of the Go package: an object with its three keys, and nothing that would make it one of ours."""
-        if len(data) == 0:
-            raise CorruptSnapshotError(where, "the file is empty")
-        try:
-            raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw]) if _may_be_json(data) else {}
-        except DECODE_ERRORS:
-            raw = {}
-        if _LEGACY_KEYS & raw.keys():
-            raise CorruptSnapshotError(where, "no checksum where it was written: the file was damaged or reformatted")
-        if not {"state", "last_applied_hlc", "last_applied_index"} <= raw.keys():
-            raise CorruptSnapshotError(where, "not a snapshot: neither one of this package nor one of the Go package")
-        try:
-            cursor = Snapshot(
-                state=None,
-                last_applied_hlc=msgspec.json.decode(raw["last_applied_hlc"], type=str),
-                last_applied_index=msgspec.json.decode(raw["last_applied_index"], type=int),
-            ).cursor
-        except DECODE_ERRORS as error:
-            raise CorruptSnapshotError(where, "the index or the timestamp is not one") from error
-        header = Header(FORMAT, cursor.hlc, cursor.index, 1, 0)
-        facts = Facts(cursor, "", 1, None, "json", None, len(data))
-        return _Opened(header, facts, memoryview(bytes(raw["state"])))
-
-    def _snapshot(self, opened: _Opened, where: str) -> Snapshot[S]:
+    def _snapshot(self, opened: Opened, where: str) -> Snapshot[S]:
         header = opened.header
         take = self._current if header.schema_version == self.schema_version else self._migrated
         return Snapshot(
@@ -516,7 +360,7 @@ class SnapshotCodec(Generic[S]):
             last_applied_index=header.last_applied_index,
         )
 
-    def _current(self, opened: _Opened, where: str) -> Any:
+    def _current(self, opened: Opened, where: str) -> Any:
         """The state of this schema version."""
         try:
             return self._roundtrips[opened.facts.format].decode(opened.state)
@@ -526,7 +370,7 @@ class SnapshotCodec(Generic[S]):
                 reason += ", though its bytes are as they were written: if the type has changed, raise schema_version"
             raise CorruptSnapshotError(where, reason) from None  # msgspec's own message may show contents
 
-    def _migrated(self, opened: _Opened, where: str) -> Any:
+    def _migrated(self, opened: Opened, where: str) -> Any:
         """The state of an older schema version, brought to this one."""
         found = opened.header.schema_version
         self._migrations.check(found)
@@ -543,30 +387,10 @@ class SnapshotCodec(Generic[S]):
             raise SchemaVersionError(found=found, supported=self.schema_version, detail=detail) from None
 
 
-def _format_of(inner: bytes) -> WireFormat:
-    return "json" if inner[:1] == b"{" else "msgpack"
-
-
-def _facts(header: Header, digits: str, frame: Frame, inner: bytes, size_bytes: int) -> Facts:
-    return Facts(
-        cursor=Cursor(header.last_applied_index, header.last_applied_hlc),
-        checksum=f"sha256:{digits}",
-        schema_version=header.schema_version,
-        format_version=header.format,
-        format=frame.format or _format_of(inner),
-        compression="zstd" if frame.format is None else None,
-        size_bytes=size_bytes,
-    )
-
-
-def _may_be_json(data: memoryview) -> bool:
-    return bytes(data[:HEADER_BYTES]).lstrip(b" \t\r\n")[:1] == b"{"
-
-
-def _read_all(stored: _Stored) -> bytes:
+def _read_all(stored: Stored) -> bytes:
     """All of it, unless its beginning tells already that it is no snapshot."""
     start = stored.read(0, HEADER_BYTES)
-    if frame_of(start) is None and not _may_be_json(memoryview(start)):
+    if frame_of(start) is None and not may_be_json(memoryview(start)):
         raise CorruptSnapshotError(stored.name, "the file is empty" if not start else "not a snapshot")
     data = stored.read(0, stored.size_bytes)
     if len(data) < stored.size_bytes:

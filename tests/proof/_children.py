@@ -7,6 +7,8 @@ milliseconds only. A line that was read is a fact; one that was not read before 
 from __future__ import annotations
 
 import fcntl
+import gc
+import logging
 import os
 import select
 import signal
@@ -14,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,9 +29,9 @@ from swoosh_async.errors import (
     PoisonedError,
 )
 
-from ._mounts import die_with_parent
+from ._mounts import CannotMountError, Image, die_with_parent, mounted
 
-__all__ = ["Child", "Facts", "NotWholeError", "Tell", "failures", "say"]
+__all__ = ["Child", "Facts", "NotWholeError", "Tell", "begun", "failures", "say"]
 
 Facts = list[Any]
 """One line of what a process has told: what it was, and with what."""
@@ -46,6 +49,19 @@ def say(*facts: Any) -> None:
     """Tell one line to whoever has started this process."""
     sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
     sys.stdout.flush()
+
+
+def begun(kind: str, home: str) -> Image | None:
+    """Make this process one that children can be forked from, with a file system; None where there can be none."""
+    logging.disable()
+    die_with_parent()
+    try:
+        image = mounted(kind, Path(home))
+    except CannotMountError as error:
+        say("cannot", str(error))
+        return None
+    gc.freeze()
+    return image
 
 
 class NotWholeError(Exception):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import trio
 
-from .._faults import poster
+from .._faults import poster, watched
 from ..test_cancellation import Hold
 from ._phases import Phases
 
@@ -84,7 +82,7 @@ class AtCheckpoint:
     async def watch(self, call: Coroutine[Any, Any, object]) -> object:
         """As `Point` has it."""
         try:
-            return await self._counted(call)
+            return await watched(call, self._waits)
         finally:
             self.returned = True
             if not self.reached:
@@ -93,26 +91,10 @@ class AtCheckpoint:
     def let_go(self) -> None:
         """Nobody is held."""
 
-    @types.coroutine
-    def _counted(self, call: Coroutine[Any, Any, object]) -> Generator[Any, Any, object]:
-        step: Callable[[], Any] = partial(call.send, None)
-        while True:
-            try:
-                waits_for = step()
-            except StopIteration as stop:
-                return stop.value
-            if self._left == 0:
-                self._reach(waits_for)
-            self._left -= 1
-            try:
-                sent = yield waits_for
-            except GeneratorExit:
-                call.close()
-                raise
-            except BaseException as error:  # noqa: BLE001  it is thrown on
-                step = partial(call.throw, error)
-            else:
-                step = partial(call.send, sent)
+    def _waits(self, waits_for: Any) -> None:
+        if self._left == 0:
+            self._reach(waits_for)
+        self._left -= 1
 
     def _reach(self, waits_for: Any) -> None:
         self.reached = True

@@ -6,8 +6,6 @@ where the disks of writers and readers may be empty. It tells on its standard ou
 
 from __future__ import annotations
 
-import gc
-import logging
 import random
 import sys
 import time
@@ -18,9 +16,9 @@ from msgspec.structs import replace
 
 from swoosh_async.backends.file import Disk
 
-from ._children import Child, Facts, say
+from ._children import Child, Facts, begun, say
 from ._ledgers import BrokenError, Ledger, ledgers
-from ._mounts import CannotMountError, Image, die_with_parent, mounted
+from ._mounts import Image
 from ._weak_disks import DISKS, Slow
 from ._writers import SCENARIOS, Plan, on_a_loop
 
@@ -147,14 +145,9 @@ def _judge_errors(told: list[Facts], *, after: bool) -> None:
 
 def main(kind: str, home: str, cuts: str, writers: str, readers: str, *scenarios: str) -> None:
     """Make the file system, and cut its power so often."""
-    logging.disable()
-    die_with_parent()
-    try:
-        image = mounted(kind, Path(home))
-    except CannotMountError as error:
-        say("cannot", str(error))
+    image = begun(kind, home)
+    if image is None:
         return
-    gc.freeze()
     disks = [DISKS[name]() if name else None for name in (writers, readers)]
     storm = Storm(image, scenarios or tuple(SCENARIOS), *disks)
     broken = None

@@ -7,8 +7,6 @@ DISK DEED…``. It tells on its standard output what becomes of it, one line of 
 
 from __future__ import annotations
 
-import gc
-import logging
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -22,10 +20,10 @@ import anyio
 from swoosh_async.backends.file import Disk, OsDisk
 from swoosh_async.errors import OutcomeUnknownError, SwooshError
 
-from ._children import Child, Facts, Tell, failures, say
+from ._children import Child, Facts, Tell, begun, failures, say
 from ._deeds import DEEDS, Deed, Enter, Load
 from ._ledgers import BrokenError
-from ._mounts import CannotMountError, Image, cut, die_with_parent, mounted
+from ._mounts import Image, cut
 from ._weak_disks import DISKS
 from ._writers import LOOPS
 
@@ -172,14 +170,9 @@ class Steps:
 
 def main(kind: str, home: str, disk: str, *deeds: str) -> None:
     """Make the file system, and do all deeds, or these."""
-    logging.disable()
-    die_with_parent()
-    try:
-        image = mounted(kind, Path(home))
-    except CannotMountError as error:
-        say("cannot", str(error))
+    image = begun(kind, home)
+    if image is None:
         return
-    gc.freeze()
     for name in deeds or DEEDS:
         steps = Steps(image, DEEDS[name], DISKS[disk]() if disk else OsDisk())
         broken = None

@@ -68,7 +68,7 @@ def warn_of(fd: int) -> None:
     """Warn, once for each mount, where the file system of that descriptor may lose what it has acknowledged.
 
     Warns:
-        DurabilityWarning: It may. Made an error by a filter, it comes before anything is changed.
+        DurabilityWarning: It may. Made an error by a filter, it comes before any file is made.
     """
     mount = _mount(fd)
     why = "" if mount is None else doubt(mount, journal=mount.kind != "ext4" or _has_journal(fd))
