@@ -151,11 +151,16 @@ class DyingDisk(RecordingDisk):
         return super().do(what, call)
 
 
+def forked() -> int:
+    """As fork(2), beside the idle threads of earlier tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def in_child(call: Callable[[], object]) -> int:
     """Call it in a forked child; return its exit status, or the negative number of the signal that killed it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # idle threads of earlier tests
-        pid = os.fork()
+    pid = forked()
     if pid == 0:
         code = 1
         try:

@@ -21,13 +21,14 @@ import socket
 import struct
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from .._disks import forked
 
 __all__ = ["ARMED", "HEALED", "KILL", "SHORT", "Answer", "Call", "Ran", "must_be_asked", "run_before", "without_random"]
 
@@ -152,9 +153,7 @@ def run_before(root: Path, work: Callable[[], Any], answer: Answer) -> Ran:
         OSError: A child cannot put a filter upon itself here.
     """
     ours, theirs = socket.socketpair()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # idle threads of earlier tests
-        pid = os.fork()
+    pid = forked()
     if pid == 0:
         ours.close()
         _be_child(theirs, work)

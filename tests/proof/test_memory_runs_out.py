@@ -18,13 +18,12 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .._disks import descriptors
+from .._disks import descriptors, forked
 from .._faults import python
 from ._memory import OPERATIONS, Operation
 from ._subject import temps_below
@@ -97,9 +96,7 @@ def stride_of(name: str, *, on: bool) -> int:
 def in_child(name: str, home: Path, first: int, *, on: bool) -> tuple[list[list[object]], int]:
     """The same in a child: what it told, and its exit status."""
     reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # idle threads of earlier tests
-        pid = os.fork()
+    pid = forked()
     if pid == 0:
         code = 1
         try:
